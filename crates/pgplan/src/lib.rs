@@ -1,0 +1,17 @@
+//! The pure planner of pgprov: topology text -> checked topology -> plan -> rendered files.
+//!
+//! Nothing here sees a machine, a file, a clock or a random number: all of that comes in as an argument, so the
+//! same input gives the same plan everywhere. The way through the crate is the way of a topology:
+//!
+//! 1. [`yaml`] reads text into a tree that knows the place of every node;
+//! 2. [`schema`] checks the tree against the JSON Schema of the Rust types in [`topology`] and [`role`];
+//! 3. [`check`] looks at what a schema cannot say, and collects every [`finding`];
+//! 4. [`lab`] derives names, addresses and identities;
+//! 5. [`render`] turns roles and templates into the files and tasks of each host;
+//! 6. [`plan`] compares them with what was [`observed`] and lists the steps to take.
+
+pub mod finding;
+pub mod lab;
+pub mod size;
+pub mod subnet;
+pub mod topology;

@@ -1,0 +1,363 @@
+//! The topology file: the types here are its format, its JSON Schema and its documentation.
+//!
+//! Everything has a default except `lab` and `hosts`. What a type cannot say (two primaries, an address outside its
+//! subnet, an unknown setting) is in [`crate::check`].
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    size::{Bytes, GIB},
+    subnet::Subnet,
+};
+
+/// A PostgreSQL lab: its hosts, and what runs on them.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// Name of the lab: 1 to 15 characters, a-z, 0-9 and hyphens. Names of domains, networks and disks start with it.
+    #[schemars(regex(pattern = r"^[a-z]([a-z0-9-]{0,13}[a-z0-9])?$"))]
+    pub lab: String,
+    /// The disk that all hosts start from.
+    #[serde(default)]
+    pub image: Image,
+    /// Hardware, the same for every host.
+    #[serde(default)]
+    pub vm: Vm,
+    /// Subnet of the data network (PostgreSQL, agents, clients). Default: derived from the name of the lab.
+    pub network: Option<Subnet>,
+    /// Subnet of the management network (SSH, metrics). Default: derived from the name of the lab.
+    pub management_network: Option<Subnet>,
+    /// What holds for every PostgreSQL server of the lab.
+    #[serde(default)]
+    pub postgres: Postgres,
+    /// How standbys follow the primary.
+    #[serde(default)]
+    pub replication: Replication,
+    /// Who promotes a standby when the primary is lost.
+    #[serde(default)]
+    pub failover: Failover,
+    /// The hosts, by name. Host names are unique in the lab and become its DNS names.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 2000))]
+    pub hosts: IndexMap<String, Host>,
+}
+
+/// The disk that all hosts start from: an image that pgprov builds, or a stock cloud image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Image {
+    /// Built once with mmdebstrap; all packages of all roles are inside.
+    Built {
+        /// Debian release.
+        release: Release,
+        /// Debian mirror to build from instead of the one this machine uses.
+        mirror: Option<String>,
+    },
+    /// A stock cloud image; the packages of the roles are installed at `up`.
+    Stock(StockImage),
+}
+
+/// A Debian release that pgprov has packages lists for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
+pub enum Release {
+    /// Debian 12 (bookworm) with PostgreSQL 15.
+    #[serde(rename = "debian-12")]
+    Debian12,
+    /// Debian 13 (trixie) with PostgreSQL 17.
+    #[default]
+    #[serde(rename = "debian-13")]
+    Debian13,
+}
+
+/// A cloud image that somebody else made, verified before use.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StockImage {
+    /// Where to get it: http, https or file.
+    #[schemars(regex(pattern = r"^(https?|file)://[^\s]+$"))]
+    pub url: String,
+    /// SHA-256 of the file, 64 hex digits.
+    #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
+    pub sha256: String,
+    /// Format of the file.
+    #[serde(default)]
+    pub format: DiskFormat,
+    /// The release inside, which decides the names of the packages.
+    #[serde(default)]
+    pub release: Release,
+    /// Debian mirror that the hosts install packages from; default: what the image itself is set to.
+    pub mirror: Option<String>,
+}
+
+/// Format of a disk image file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// QEMU copy-on-write, version 2 or 3.
+    #[default]
+    Qcow2,
+    /// The bytes of the disk.
+    Raw,
+}
+
+/// Hardware of one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vm {
+    /// Virtual CPUs.
+    #[schemars(range(min = 1, max = 64))]
+    pub cpus: u32,
+    /// Memory. Also decides the computed PostgreSQL settings.
+    pub memory: Bytes,
+    /// Size of the disk; it is thin, so an empty disk costs nothing.
+    pub disk: Bytes,
+}
+
+/// What holds for every PostgreSQL server of the lab.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Postgres {
+    /// Major version; default: the one of the image (debian-13: 17, debian-12: 15).
+    pub version: Option<u32>,
+    /// Which rules compute the memory settings.
+    pub profile: Profile,
+    /// Settings on top of the computed ones, by their PostgreSQL names.
+    pub settings: IndexMap<String, SettingValue>,
+    /// Databases to create.
+    pub databases: Vec<Database>,
+    /// Roles (users) to create besides the owners of the databases.
+    pub users: Vec<User>,
+    /// Further lines of pg_hba.conf, before the ones that pgprov writes.
+    pub hba: Vec<HbaRule>,
+    /// TLS with the certificate authority of the lab; `false` allows unencrypted connections.
+    pub tls: bool,
+}
+
+/// Which rules compute the memory settings from the memory of the VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// By the memory: `tiny` below 2 GiB, else `oltp`.
+    #[default]
+    Auto,
+    /// Small labs: few connections, little memory.
+    Tiny,
+    /// Many short transactions.
+    Oltp,
+    /// Few large queries.
+    Olap,
+}
+
+/// Value of a PostgreSQL setting: what one would write in postgresql.conf, without quotes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SettingValue(pub String);
+
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// Name of the database.
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"))]
+    pub name: String,
+    /// Role that owns it; created with a random password when `users` does not list it.
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"))]
+    pub owner: String,
+    /// Extensions to create in it.
+    #[serde(default)]
+    #[schemars(inner(regex(pattern = r"^[a-z_][a-z0-9_-]{0,62}$")))]
+    pub extensions: Vec<String>,
+}
+
+/// A role that can log in. Its password is random, kept in the state directory of the lab.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// Name of the role.
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"))]
+    pub name: String,
+    /// What it may do beyond logging in.
+    #[serde(default)]
+    pub attributes: Vec<RoleAttribute>,
+    /// Roles it is a member of, e.g. `pg_monitor`.
+    #[serde(default)]
+    #[schemars(inner(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$")))]
+    pub member_of: Vec<String>,
+}
+
+/// An attribute of CREATE ROLE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleAttribute {
+    /// May do everything.
+    Superuser,
+    /// May create databases.
+    Createdb,
+    /// May create roles.
+    Createrole,
+    /// May stream WAL.
+    Replication,
+    /// Is not subject to row security.
+    Bypassrls,
+}
+
+/// A line of pg_hba.conf. The method is always scram-sha-256 (or reject).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HbaRule {
+    /// Kind of connection; default `hostssl`, or `host` without TLS.
+    #[serde(rename = "type")]
+    pub kind: Option<HbaKind>,
+    /// Database, `all` or `replication`.
+    #[serde(default = "all")]
+    pub database: String,
+    /// Role or `all`.
+    #[serde(default = "all")]
+    pub user: String,
+    /// Addresses it holds for, as `10.0.0.0/8`.
+    pub address: Subnet,
+    /// How the client proves who it is.
+    #[serde(default)]
+    pub method: HbaMethod,
+}
+
+fn all() -> String {
+    "all".to_owned()
+}
+
+/// Kind of connection in pg_hba.conf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HbaKind {
+    /// TCP with or without TLS.
+    Host,
+    /// TCP with TLS.
+    Hostssl,
+    /// TCP without TLS.
+    Hostnossl,
+}
+
+/// How a client proves who it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum HbaMethod {
+    /// Password, never sent in clear.
+    #[default]
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// Refuse.
+    #[serde(rename = "reject")]
+    Reject,
+}
+
+/// How standbys follow the primary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replication {
+    /// Whether a commit waits for a standby.
+    pub mode: ReplicationMode,
+}
+
+/// Whether a commit on the primary waits for a standby.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicationMode {
+    /// A commit does not wait; the last transactions can be lost with the primary.
+    #[default]
+    Asynchronous,
+    /// A commit waits until a direct standby has flushed it.
+    Synchronous,
+}
+
+/// Who promotes a standby when the primary is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Failover {
+    /// The engine.
+    pub engine: FailoverEngine,
+}
+
+/// Failover engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FailoverEngine {
+    /// Nobody: the operator promotes by hand.
+    #[default]
+    None,
+}
+
+/// One host: a VM with its roles.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// What the host is for; the names of files in roles/.
+    #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
+    pub roles: Vec<String>,
+    /// The PostgreSQL host that this one is a standby of.
+    pub follows: Option<String>,
+    /// Address on the data network; default: derived from the names of lab and host.
+    pub address: Option<Ipv4Addr>,
+    /// PostgreSQL settings of this host only.
+    #[serde(default)]
+    pub settings: IndexMap<String, SettingValue>,
+    /// Free text, shown in the graph.
+    pub description: Option<String>,
+}
+
+/// Settings by name, as they are rendered.
+pub type Settings = BTreeMap<String, String>;
+
+impl Default for Image {
+    fn default() -> Self {
+        Self::Built { release: Release::default(), mirror: None }
+    }
+}
+
+impl Default for Vm {
+    fn default() -> Self {
+        Self { cpus: 1, memory: Bytes(GIB), disk: Bytes(8 * GIB) }
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            version: None,
+            profile: Profile::default(),
+            settings: IndexMap::new(),
+            databases: Vec::new(),
+            users: Vec::new(),
+            hba: Vec::new(),
+            tls: true,
+        }
+    }
+}
+
+impl Release {
+    /// The name in topologies and images: `debian-13`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debian12 => "debian-12",
+            Self::Debian13 => "debian-13",
+        }
+    }
+
+    /// The PostgreSQL major version that the release packages.
+    pub fn postgres_version(self) -> u32 {
+        match self {
+            Self::Debian12 => 15,
+            Self::Debian13 => 17,
+        }
+    }
+}
+
+impl Image {
+    /// The Debian release inside.
+    pub fn release(&self) -> Release {
+        match self {
+            Self::Built { release, .. } => *release,
+            Self::Stock(stock) => stock.release,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! `pgprov`: one topology YAML in, a running PostgreSQL lab out.
+fn main() {}
