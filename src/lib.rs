@@ -1,0 +1,1 @@
+//! The imperative shell of pgprov: libvirt, SSH, files and the terminal around the pure planner in `pgplan`.
