@@ -3,11 +3,14 @@
 //! Everything has a default except `lab` and `hosts`. What a type cannot say (two primaries, an address outside its
 //! subnet, an unknown setting) is in [`crate::check`].
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use indexmap::IndexMap;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::{
     size::{Bytes, GIB},
@@ -60,7 +63,9 @@ pub enum Image {
 }
 
 /// A Debian release that pgprov has packages lists for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema,
+)]
 pub enum Release {
     /// Debian 12 (bookworm) with PostgreSQL 15.
     #[serde(rename = "debian-12")]
@@ -88,6 +93,7 @@ pub struct StockImage {
     #[serde(default)]
     pub release: Release,
     /// Debian mirror that the hosts install packages from; default: what the image itself is set to.
+    #[schemars(regex(pattern = r"^(https?|file)://[^\s]+$"))]
     pub mirror: Option<String>,
 }
 
@@ -151,7 +157,7 @@ pub enum Profile {
 }
 
 /// Value of a PostgreSQL setting: what one would write in postgresql.conf, without quotes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct SettingValue(pub String);
 
@@ -359,5 +365,117 @@ impl Image {
             Self::Built { release, .. } => *release,
             Self::Stock(stock) => stock.release,
         }
+    }
+}
+
+/// The long form of [`Image::Built`].
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct BuiltImage {
+    /// Debian release.
+    #[serde(default)]
+    release: Release,
+    /// Debian mirror to build from instead of the one this machine uses.
+    #[schemars(regex(pattern = r"^(https?|file)://[^\s]+$"))]
+    mirror: Option<String>,
+}
+
+/// Written as the name of a release, `{ release, mirror }` or `{ url, sha256, ... }`: the keys tell which.
+impl<'de> Deserialize<'de> for Image {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ImageVisitor;
+
+        impl<'de> Visitor<'de> for ImageVisitor {
+            type Value = Image;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a release, or a mapping with `release` or `url`")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Image, E> {
+                let release = Release::deserialize(serde::de::value::StrDeserializer::new(name))?;
+                Ok(Image::Built { release, mirror: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Image, A::Error> {
+                let map = serde_json::Map::deserialize(MapAccessDeserializer::new(map))?;
+                let stock = map.contains_key("url") || map.contains_key("sha256");
+                let value = serde_json::Value::Object(map);
+                if stock {
+                    return serde_json::from_value(value).map(Image::Stock).map_err(A::Error::custom);
+                }
+                let BuiltImage { release, mirror } =
+                    serde_json::from_value(value).map_err(A::Error::custom)?;
+                Ok(Image::Built { release, mirror })
+            }
+        }
+
+        deserializer.deserialize_any(ImageVisitor)
+    }
+}
+
+impl JsonSchema for Image {
+    fn schema_name() -> Cow<'static, str> {
+        "Image".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The disk that all hosts start from: the name of a release, the same with a mirror, or a stock cloud image.",
+            "anyOf": [
+                generator.subschema_for::<Release>(),
+                generator.subschema_for::<BuiltImage>(),
+                generator.subschema_for::<StockImage>(),
+            ],
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for SettingValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl Visitor<'_> for TextVisitor {
+            type Value = SettingValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, a number or a boolean")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<SettingValue, E> {
+                Ok(SettingValue(text.to_owned()))
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<SettingValue, E> {
+                Ok(SettingValue(value.to_string()))
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<SettingValue, E> {
+                Ok(SettingValue(value.to_string()))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<SettingValue, E> {
+                Ok(SettingValue(value.to_string()))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<SettingValue, E> {
+                Ok(SettingValue(value.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+impl JsonSchema for SettingValue {
+    fn schema_name() -> Cow<'static, str> {
+        "SettingValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["string", "number", "boolean"],
+            "description": "Value of a PostgreSQL setting, as one would write it in postgresql.conf, without quotes.",
+        })
     }
 }
