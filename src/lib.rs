@@ -1,1 +1,4 @@
 //! The imperative shell of pgprov: libvirt, SSH, files and the terminal around the pure planner in `pgplan`.
+
+pub mod durable;
+pub mod ssh;
