@@ -60,10 +60,7 @@ fn probe(addr: SocketAddr, deadline: Instant) -> Result<TcpStream, String> {
             return Ok(stream);
         }
         if !b"SSH-".starts_with(seen) {
-            return Err(format!(
-                "the greeting is not that of an SSH server: {:?}",
-                seen.escape_ascii().to_string()
-            ));
+            return Err(format!("the greeting is not that of an SSH server: `{}`", seen.escape_ascii()));
         }
         if Instant::now() >= until {
             return Err("connected, but only a part of a greeting came".to_owned());
@@ -119,7 +116,7 @@ mod tests {
         for (addr, cause) in [
             (free, "refused"),
             (silent.local_addr().unwrap(), "no greeting came"),
-            (web_addr, r"HTTP/1.1 200\\x1b[31m"),
+            (web_addr, r"HTTP/1.1 200\x1b[31m"),
         ] {
             let start = Instant::now();
             let error = wait_for_banner("m", addr, soon()).unwrap_err();
