@@ -12,6 +12,8 @@
 
 pub mod finding;
 pub mod lab;
+pub mod machine;
+pub mod observed;
 pub mod size;
 pub mod subnet;
 pub mod topology;

@@ -1,0 +1,346 @@
+//! What libvirt is told: the XML of domains, networks, the storage pool and its volumes.
+//!
+//! Two kinds of mark say what is ours. Domains and networks carry a [`Mark`] in their `<metadata>`: the lab, the host
+//! or network, and the `spec`, a hash of the definition, by which a changed definition is seen without comparing XML
+//! (libvirt rewrites it). Volumes have no metadata in libvirt: they are ours by lying in our own pool, which is
+//! recognised by [`POOL_UUID`], and belong to a lab by their names (see [`Volume`]).
+//!
+//! The XML itself is in the templates of the folder `machine/`, as readable as XML gets; every value is escaped.
+
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tera::{Context, Tera};
+
+use crate::{
+    lab::{Host, Lab, Network, Nic, disk_name},
+    size::{Bytes, KIB},
+    topology::{DiskFormat, Image},
+};
+
+/// Namespace of our element in `<metadata>`.
+pub const MARK_URI: &str = "https://pgprov.dev/xml/1";
+/// Name of the storage pool of all labs.
+pub const POOL_NAME: &str = "pgprov";
+/// UUID of that pool: a pool of the same name with another UUID is not ours.
+pub const POOL_UUID: &str = "3c1f6f5e-70c9-8d0e-9b6a-7067706c6f76";
+/// Folder of the pool unless told otherwise.
+pub const POOL_PATH: &str = "/var/lib/libvirt/images/pgprov";
+
+/// PCIe ports for devices: disk, two NICs, rng, and two to spare.
+const ROOT_PORTS: u32 = 6;
+
+/// What the definitions have to know about the hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hypervisor {
+    /// How guests run.
+    pub accel: Accel,
+    /// Folder of the storage pool, on the hypervisor.
+    pub pool_path: String,
+}
+
+/// How guests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// With the CPU's help.
+    Kvm,
+    /// In software: works everywhere, ten times slower or more.
+    Emulated,
+}
+
+/// An image in the pool, as hosts boot it. Paths are those on the hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootImage {
+    /// Name of the image.
+    pub name: String,
+    /// The disk that overlays are based on.
+    pub disk: String,
+    /// Format of that disk.
+    pub format: DiskFormat,
+    /// Kernel for direct boot; without it the boot loader on the disk decides.
+    pub kernel: Option<String>,
+    /// Its initial file system.
+    pub initrd: Option<String>,
+    /// Its command line; nothing without a kernel.
+    pub cmdline: String,
+}
+
+/// A definition and the hash by which a change of it is seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Definition {
+    /// For libvirt; carries the mark.
+    pub xml: String,
+    /// First 16 hex digits of the SHA-256 of the definition without its mark.
+    pub spec: String,
+}
+
+/// Our element in the metadata of a domain or network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The lab.
+    pub lab: String,
+    /// Host (of a domain) or kind (of a network): `m`, `data`.
+    pub part: String,
+    /// Hash of the definition, see [`Definition::spec`].
+    pub spec: String,
+    /// Name of the image that the host was made from; empty for networks.
+    pub image: String,
+}
+
+/// A volume of the pool, by its name.
+///
+/// `LAB--HOST.qcow2` is a disk and `LAB--HOST.console` what its serial console said; everything else belongs to an
+/// image. Names of labs have no double hyphen, so the first one ends the name of the lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// Disk of a host.
+    Disk {
+        /// The lab.
+        lab: String,
+        /// The host.
+        host: String,
+    },
+    /// Another file of a host: console log, rotated console log.
+    OfHost {
+        /// The lab.
+        lab: String,
+        /// The host.
+        host: String,
+    },
+    /// A part of an image.
+    Image {
+        /// Name of the image.
+        name: String,
+        /// Which part.
+        part: ImagePart,
+    },
+    /// Somebody else's file.
+    Unknown,
+}
+
+/// The files of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImagePart {
+    /// The disk, in qcow2.
+    Qcow2,
+    /// The disk, as it is.
+    Raw,
+    /// The kernel.
+    Kernel,
+    /// The initial file system.
+    Initrd,
+    /// Empty; written last, so an image that has it has everything.
+    Complete,
+}
+
+impl ImagePart {
+    const ALL: [Self; 5] = [Self::Qcow2, Self::Raw, Self::Kernel, Self::Initrd, Self::Complete];
+
+    /// Name of the volume of that part of the image.
+    pub fn volume(self, image: &str) -> String {
+        format!("{image}{}", self.suffix())
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Qcow2 => ".qcow2",
+            Self::Raw => ".raw",
+            Self::Kernel => ".vmlinuz",
+            Self::Initrd => ".initrd.img",
+            Self::Complete => ".complete",
+        }
+    }
+}
+
+impl From<DiskFormat> for ImagePart {
+    fn from(format: DiskFormat) -> Self {
+        match format {
+            DiskFormat::Qcow2 => Self::Qcow2,
+            DiskFormat::Raw => Self::Raw,
+        }
+    }
+}
+
+impl Volume {
+    /// What the volume of that name is.
+    pub fn parse(name: &str) -> Self {
+        let Some((lab, rest)) = name.split_once("--") else {
+            return Self::parse_image(name);
+        };
+        let Some((host, kind)) = rest.split_once('.') else {
+            return Self::Unknown;
+        };
+        let (lab, host) = (lab.to_owned(), host.to_owned());
+        match kind {
+            "qcow2" => Self::Disk { lab, host },
+            _ if kind == "console" || kind.starts_with("console.") => Self::OfHost { lab, host },
+            _ => Self::Unknown,
+        }
+    }
+
+    fn parse_image(name: &str) -> Self {
+        let part = |part: ImagePart| Some((name.strip_suffix(part.suffix())?.to_owned(), part));
+        match ImagePart::ALL.into_iter().find_map(part) {
+            Some((name, part)) if !name.is_empty() => Self::Image { name, part },
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Lab and host, for what belongs to one.
+    pub fn host(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Disk { lab, host } | Self::OfHost { lab, host } => Some((lab, host)),
+            Self::Image { .. } | Self::Unknown => None,
+        }
+    }
+}
+
+impl BootImage {
+    /// The image of that name in the pool: a stock image boots by its boot loader, ours by its kernel with `cmdline`.
+    pub fn in_pool(pool_path: &str, name: &str, image: &Image, cmdline: &str) -> Self {
+        let path = |part: ImagePart| format!("{pool_path}/{}", part.volume(name));
+        let (format, direct) = match image {
+            Image::Built { .. } => (DiskFormat::Qcow2, true),
+            Image::Stock(stock) => (stock.format, false),
+        };
+        Self {
+            name: name.to_owned(),
+            disk: path(format.into()),
+            format,
+            kernel: direct.then(|| path(ImagePart::Kernel)),
+            initrd: direct.then(|| path(ImagePart::Initrd)),
+            cmdline: direct.then_some(cmdline).unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+/// Name of the volume that the serial console of a host is logged to.
+pub fn console_name(lab: &str, host: &str) -> String {
+    format!("{lab}--{host}.console")
+}
+
+/// The domain of a host. `ssh_public_key` is one line as in authorized_keys.
+pub fn domain(
+    lab: &Lab,
+    host: &Host,
+    hypervisor: &Hypervisor,
+    image: &BootImage,
+    ssh_public_key: &str,
+) -> Definition {
+    let kvm = hypervisor.accel == Accel::Kvm;
+    let in_pool = |name: String| format!("{}/{name}", hypervisor.pool_path);
+    let mut context = Context::new();
+    context.insert("lab", lab);
+    context.insert("host", host);
+    context.insert("image", image);
+    context.insert("kvm", &kvm);
+    context.insert("domain_type", if kvm { "kvm" } else { "qemu" });
+    context.insert("memory_kib", &(lab.vm.memory.0 / KIB));
+    context.insert("root_ports", &ROOT_PORTS);
+    context.insert("disk", &in_pool(disk_name(&lab.name, &host.name)));
+    context.insert("console", &in_pool(console_name(&lab.name, &host.name)));
+    context.insert("ssh_public_key", ssh_public_key.trim());
+    marked("domain.xml", context)
+}
+
+/// A network of the lab, with a reservation for every host.
+///
+/// Hosts are no part of its `spec`: they are added and removed while the network runs, see [`reservation`].
+pub fn network(lab: &Lab, network: &Network) -> Definition {
+    let reservations: Vec<String> =
+        lab.hosts.iter().map(|host| reservation(&host.name, nic(host, network))).collect();
+    let mut context = Context::new();
+    context.insert("lab", lab);
+    context.insert("network", network);
+    context.insert("nat", &(network.kind == lab.mgmt.kind && matches!(lab.image, Image::Stock(_))));
+    context.insert("reservations", &Vec::<String>::new());
+    let spec = marked("network.xml", context.clone()).spec;
+    context.insert("reservations", &reservations);
+    Definition { xml: with_mark("network.xml", context, &spec), spec }
+}
+
+/// The interface of the host on that network.
+pub fn nic<'a>(host: &'a Host, network: &Network) -> &'a Nic {
+    if network.kind == "data" { &host.data } else { &host.mgmt }
+}
+
+/// The `<host>` element of a network's `<dhcp>`: the address of one host.
+pub fn reservation(host: &str, nic: &Nic) -> String {
+    let mut context = Context::new();
+    context.insert("mac", &nic.mac);
+    context.insert("name", host);
+    context.insert("address", &nic.address);
+    render("reservation.xml", &context)
+}
+
+/// The storage pool, a folder at `path` on the hypervisor.
+pub fn pool(path: &str) -> String {
+    let mut context = Context::new();
+    context.insert("name", POOL_NAME);
+    context.insert("uuid", POOL_UUID);
+    context.insert("path", path);
+    render("pool.xml", &context)
+}
+
+/// The disk of a host: an overlay of `size` over the disk of the image.
+pub fn overlay_volume(lab: &str, host: &str, size: Bytes, image: &BootImage) -> String {
+    let mut context = volume(&disk_name(lab, host), size.0, "qcow2", "0600");
+    context.insert("backing", image);
+    render("volume.xml", &context)
+}
+
+/// A volume of `length` bytes to upload a file into. Of format raw whatever the file is: libvirt shall not write into
+/// it, and sees the true format when it looks at the file next.
+pub fn upload_volume(name: &str, length: u64) -> String {
+    render("volume.xml", &volume(name, length, "raw", "0644"))
+}
+
+fn volume(name: &str, capacity: u64, format: &str, mode: &str) -> Context {
+    let mut context = Context::new();
+    context.insert("name", name);
+    context.insert("capacity", &capacity);
+    context.insert("format", format);
+    context.insert("mode", mode);
+    context.insert("backing", &None::<BootImage>);
+    context
+}
+
+static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
+    let mut tera = Tera::new();
+    // Names that end in .xml are escaped.
+    tera.add_raw_templates([
+        ("domain.xml", include_str!("machine/domain.xml")),
+        ("network.xml", include_str!("machine/network.xml")),
+        ("pool.xml", include_str!("machine/pool.xml")),
+        ("reservation.xml", include_str!("machine/reservation.xml")),
+        ("volume.xml", include_str!("machine/volume.xml")),
+    ])
+    .expect("the templates are part of the program and covered by tests");
+    tera
+});
+
+/// Renders the template, hashes it, and renders it again with the mark that carries the hash.
+fn marked(template: &str, mut context: Context) -> Definition {
+    context.insert("mark", "");
+    context.insert("mark_uri", MARK_URI);
+    let hash = Sha256::digest(render(template, &context));
+    let spec: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Definition { xml: with_mark(template, context, &spec), spec }
+}
+
+fn with_mark(template: &str, mut context: Context, spec: &str) -> String {
+    context.insert("mark", spec);
+    context.insert("mark_uri", MARK_URI);
+    render(template, &context)
+}
+
+fn render(template: &str, context: &Context) -> String {
+    let text = TEMPLATES.render(template, context).expect("the context has what the template names");
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests;
