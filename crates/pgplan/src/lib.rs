@@ -16,4 +16,6 @@ pub mod machine;
 pub mod observed;
 pub mod size;
 pub mod subnet;
+pub mod suggest;
 pub mod topology;
+pub mod yaml;
