@@ -1,5 +1,6 @@
 //! The imperative shell of pgprov: libvirt, SSH, files and the terminal around the pure planner in `pgplan`.
 
 pub mod durable;
+pub mod secrets;
 pub mod ssh;
 pub mod state;
