@@ -14,6 +14,7 @@ pub mod finding;
 pub mod lab;
 pub mod machine;
 pub mod observed;
+pub mod schema;
 pub mod size;
 pub mod subnet;
 pub mod suggest;

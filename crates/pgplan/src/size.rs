@@ -28,13 +28,15 @@ impl FromStr for Bytes {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || format!("`{text}` is not a size: write a number and KiB, MiB, GiB or TiB, as in `1GiB`");
+        let error =
+            || format!("`{text}` is not a size: write a number and KiB, MiB, GiB or TiB, as in `1GiB`");
         let (number, factor) = UNITS
             .iter()
             .find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number.trim_end(), *factor)))
             .ok_or_else(error)?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |s: &str| (!s.is_empty() && s.len() <= 12 && s.bytes().all(|b| b.is_ascii_digit())).then_some(());
+        let digits =
+            |s: &str| (!s.is_empty() && s.len() <= 12 && s.bytes().all(|b| b.is_ascii_digit())).then_some(());
         digits(whole).and(digits(fraction)).ok_or_else(error)?;
         let whole: u64 = whole.parse().map_err(|_| error())?;
         let scale = 10u128.pow(u32::try_from(fraction.len()).map_err(|_| error())?);
@@ -73,6 +75,7 @@ impl JsonSchema for Bytes {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
+            "format": "size",
             "description": "A size with a binary unit, as in `1GiB`.",
             "pattern": r"^[0-9]{1,12}(\.[0-9]{1,12})? ?(KiB|MiB|GiB|TiB)$",
         })
@@ -94,7 +97,9 @@ mod tests {
             let size: Bytes = text.parse().unwrap();
             assert_eq!((size.0, size.to_string().as_str()), (bytes, shown), "{text}");
         }
-        for text in ["", "1", "GiB", "1GB", "-1GiB", "1.GiB", "99999999999999999GiB", "999999999999TiB", "１GiB"] {
+        for text in
+            ["", "1", "GiB", "1GB", "-1GiB", "1.GiB", "99999999999999999GiB", "999999999999TiB", "１GiB"]
+        {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }

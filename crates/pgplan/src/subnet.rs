@@ -74,7 +74,8 @@ impl FromStr for Subnet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || format!("`{text}` is not a subnet: write address and prefix length, as in `10.77.10.0/24`");
+        let error =
+            || format!("`{text}` is not a subnet: write address and prefix length, as in `10.77.10.0/24`");
         let (address, prefix) = text.split_once('/').ok_or_else(error)?;
         let parsed: Ipv4Addr = address.parse().map_err(|_| error())?;
         let bits: u8 = prefix.parse().map_err(|_| error())?;
@@ -113,6 +114,7 @@ impl JsonSchema for Subnet {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
+            "format": "subnet",
             "description": "An IPv4 subnet, as in `10.77.10.0/24`.",
             "pattern": r"^[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}$",
         })

@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, net::Ipv4Addr};
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
-    Deserialize, Deserializer, Serialize,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
@@ -17,12 +17,24 @@ use crate::{
     subnet::Subnet,
 };
 
+// What the patterns allow, in words, for findings.
+const SQL_NAME: &str = "a letter a-z or underscore, then letters a-z, digits and underscores, 63 at most";
+const EXTENSION_NAME: &str =
+    "a letter a-z or underscore, then letters a-z, digits, underscores and hyphens, 63 at most";
+const HOST_NAME: &str =
+    "a letter a-z, then letters a-z, digits and hyphens, 63 at most, no hyphen at the end";
+const URL: &str = "an address that begins with http://, https:// or file://";
+
 /// A PostgreSQL lab: its hosts, and what runs on them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
-    /// Name of the lab: 1 to 15 characters, a-z, 0-9 and hyphens. Names of domains, networks and disks start with it.
-    #[schemars(regex(pattern = r"^[a-z]([a-z0-9-]{0,13}[a-z0-9])?$"))]
+    /// Name of the lab: 1 to 15 letters a-z, digits and single hyphens between them. Names of domains, networks and disks start with it.
+    #[schemars(
+        regex(pattern = r"^[a-z](-?[a-z0-9]){0,14}$"),
+        length(max = 15),
+        extend("x-allowed" = "a letter a-z, then letters a-z, digits and single hyphens between them, 15 at most")
+    )]
     pub lab: String,
     /// The disk that all hosts start from.
     #[serde(default)]
@@ -44,12 +56,16 @@ pub struct Topology {
     #[serde(default)]
     pub failover: Failover,
     /// The hosts, by name. Host names are unique in the lab and become its DNS names.
-    #[schemars(extend("minProperties" = 1, "maxProperties" = 2000))]
+    #[schemars(extend(
+        "minProperties" = 1,
+        "maxProperties" = 2000,
+        "propertyNames" = {"type": "string", "pattern": r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", "x-allowed": HOST_NAME}
+    ))]
     pub hosts: IndexMap<String, Host>,
 }
 
 /// The disk that all hosts start from: an image that pgprov builds, or a stock cloud image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
     /// Built once with mmdebstrap; all packages of all roles are inside.
     Built {
@@ -81,10 +97,13 @@ pub enum Release {
 #[serde(deny_unknown_fields)]
 pub struct StockImage {
     /// Where to get it: http, https or file.
-    #[schemars(regex(pattern = r"^(https?|file)://[^\s]+$"))]
+    #[schemars(
+        regex(pattern = r"^(https?|file)://[^\s]+$"),
+        extend("x-allowed" = URL)
+    )]
     pub url: String,
     /// SHA-256 of the file, 64 hex digits.
-    #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"))]
+    #[schemars(regex(pattern = r"^[0-9a-fA-F]{64}$"), extend("x-allowed" = "64 hexadecimal digits"))]
     pub sha256: String,
     /// Format of the file.
     #[serde(default)]
@@ -93,7 +112,10 @@ pub struct StockImage {
     #[serde(default)]
     pub release: Release,
     /// Debian mirror that the hosts install packages from; default: what the image itself is set to.
-    #[schemars(regex(pattern = r"^(https?|file)://[^\s]+$"))]
+    #[schemars(
+        regex(pattern = r"^(https?|file)://[^\s]+$"),
+        extend("x-allowed" = URL)
+    )]
     pub mirror: Option<String>,
 }
 
@@ -166,14 +188,14 @@ pub struct SettingValue(pub String);
 #[serde(deny_unknown_fields)]
 pub struct Database {
     /// Name of the database.
-    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"))]
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"), extend("x-allowed" = SQL_NAME))]
     pub name: String,
     /// Role that owns it; created with a random password when `users` does not list it.
-    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"))]
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"), extend("x-allowed" = SQL_NAME))]
     pub owner: String,
     /// Extensions to create in it.
     #[serde(default)]
-    #[schemars(inner(regex(pattern = r"^[a-z_][a-z0-9_-]{0,62}$")))]
+    #[schemars(extend("items" = {"type": "string", "pattern": r"^[a-z_][a-z0-9_-]{0,62}$", "x-allowed": EXTENSION_NAME}))]
     pub extensions: Vec<String>,
 }
 
@@ -182,14 +204,14 @@ pub struct Database {
 #[serde(deny_unknown_fields)]
 pub struct User {
     /// Name of the role.
-    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"))]
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"), extend("x-allowed" = SQL_NAME))]
     pub name: String,
     /// What it may do beyond logging in.
     #[serde(default)]
     pub attributes: Vec<RoleAttribute>,
     /// Roles it is a member of, e.g. `pg_monitor`.
     #[serde(default)]
-    #[schemars(inner(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$")))]
+    #[schemars(extend("items" = {"type": "string", "pattern": r"^[a-z_][a-z0-9_]{0,62}$", "x-allowed": SQL_NAME}))]
     pub member_of: Vec<String>,
 }
 
@@ -218,9 +240,11 @@ pub struct HbaRule {
     pub kind: Option<HbaKind>,
     /// Database, `all` or `replication`.
     #[serde(default = "all")]
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"), extend("x-allowed" = SQL_NAME))]
     pub database: String,
     /// Role or `all`.
     #[serde(default = "all")]
+    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,62}$"), extend("x-allowed" = SQL_NAME))]
     pub user: String,
     /// Addresses it holds for, as `10.0.0.0/8`.
     pub address: Subnet,
@@ -340,6 +364,12 @@ impl Default for Postgres {
     }
 }
 
+impl RoleAttribute {
+    /// All of them, in the order of objects-check.sql.
+    pub const ALL: [Self; 5] =
+        [Self::Superuser, Self::Createdb, Self::Createrole, Self::Replication, Self::Bypassrls];
+}
+
 impl Release {
     /// The name in topologies and images: `debian-13`.
     pub fn name(self) -> &'static str {
@@ -368,15 +398,18 @@ impl Image {
     }
 }
 
-/// The long form of [`Image::Built`].
-#[derive(Deserialize, JsonSchema)]
+/// An image that pgprov builds.
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct BuiltImage {
     /// Debian release.
     #[serde(default)]
     release: Release,
     /// Debian mirror to build from instead of the one this machine uses.
-    #[schemars(regex(pattern = r"^(https?|file)://[^\s]+$"))]
+    #[schemars(
+        regex(pattern = r"^(https?|file)://[^\s]+$"),
+        extend("x-allowed" = URL)
+    )]
     mirror: Option<String>,
 }
 
@@ -411,6 +444,19 @@ impl<'de> Deserialize<'de> for Image {
         }
 
         deserializer.deserialize_any(ImageVisitor)
+    }
+}
+
+/// Written as it is read, the short form where it says all.
+impl Serialize for Image {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Built { release, mirror: None } => release.serialize(serializer),
+            Self::Built { release, mirror } => {
+                BuiltImage { release: *release, mirror: mirror.clone() }.serialize(serializer)
+            }
+            Self::Stock(stock) => stock.serialize(serializer),
+        }
     }
 }
 
