@@ -34,7 +34,7 @@ const ALGORITHMS: [(MethodType, &str); 4] = [
     (MethodType::CryptCs, CIPHERS),
     (MethodType::CryptSc, CIPHERS),
 ];
-const CIPHERS: &str = "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr";
+const CIPHERS: &str = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes128-ctr";
 
 /// When a silent peer is asked for a sign of life by the kernel, how often, and how many times before it counts as gone.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 6);
