@@ -10,6 +10,7 @@
 //! 5. [`render`] turns roles and templates into the files and tasks of each host;
 //! 6. [`plan`] compares them with what was [`observed`] and lists the steps to take.
 
+pub mod catalogue;
 pub mod finding;
 pub mod lab;
 pub mod machine;
