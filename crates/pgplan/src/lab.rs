@@ -15,7 +15,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     size::{Bytes, GIB},
     subnet::Subnet,
-    topology::{Database, Failover, HbaRule, Image, Profile, Replication, ReplicationMode, Topology, User, Vm},
+    topology::{
+        Database, Failover, HbaRule, Image, Profile, Replication, ReplicationMode, Topology, User, Vm,
+    },
 };
 
 /// The indexes in their subnets that hosts already have, by host name: see [`Subnet::host`].
@@ -122,6 +124,8 @@ pub struct Nic {
 
 /// The role that every host has.
 pub const BASE_ROLE: &str = "base";
+/// The database role that standbys stream with.
+pub const REPLICATION_USER: &str = "replicator";
 /// The role of hosts that run PostgreSQL.
 pub const POSTGRES_ROLE: &str = "postgres";
 
@@ -138,7 +142,8 @@ pub fn derive(topology: &Topology, pins: &Pins) -> Lab {
         .iter()
         .filter_map(|(host, spec)| {
             let index = *indexes.get(host)?;
-            let roles = std::iter::once(BASE_ROLE).chain(spec.roles.iter().map(String::as_str).filter(|r| *r != BASE_ROLE));
+            let roles = std::iter::once(BASE_ROLE)
+                .chain(spec.roles.iter().map(String::as_str).filter(|r| *r != BASE_ROLE));
             Some(Host {
                 name: host.clone(),
                 domain: format!("{name}-{host}"),
@@ -200,6 +205,12 @@ impl Lab {
     /// The network by kind: `data` or `mgmt`.
     pub fn networks(&self) -> [&Network; 2] {
         [&self.data, &self.mgmt]
+    }
+
+    /// Database roles that need a password: superuser, replication, owners of databases, and those in the topology.
+    pub fn database_users(&self) -> BTreeSet<String> {
+        let own = ["postgres", REPLICATION_USER].map(str::to_owned);
+        own.into_iter().chain(self.postgres.users.iter().map(|user| user.name.clone())).collect()
     }
 
     /// Whether a commit waits for a standby.

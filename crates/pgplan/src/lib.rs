@@ -11,10 +11,17 @@
 //! 6. [`plan`] compares them with what was [`observed`] and lists the steps to take.
 
 pub mod catalogue;
+pub mod digest;
 pub mod finding;
+pub mod host;
+pub mod role;
+pub mod render;
+pub mod profile;
+pub mod plan;
 pub mod lab;
 pub mod machine;
 pub mod observed;
+pub mod secrets;
 pub mod schema;
 pub mod size;
 pub mod subnet;

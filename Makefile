@@ -1,0 +1,49 @@
+# Two commands do everything: `make up` and `make test`. The rest are their parts.
+LAB ?= topologies/lab.yaml
+CARGO ?= cargo
+PGPROV = target/release/pgprov
+
+.PHONY: up destroy test test-fast test-e2e lint bench verify setup setup-test build image fmt docs
+
+up: setup build image ## install what is missing, build, build the image once, bring the lab up
+	$(PGPROV) up $(LAB)
+
+destroy: build
+	$(PGPROV) destroy $(LAB)
+
+test: setup-test lint test-fast test-e2e ## everything: style, unit, integration, real VMs
+
+setup:
+	scripts/setup
+
+# Tests start a libvirtd of their own and leave the machine's alone.
+setup-test:
+	scripts/setup --no-start --test
+
+build:
+	$(CARGO) build --release --locked --bin pgprov
+
+image: build
+	$(PGPROV) image build $(LAB)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+test-fast:
+	$(CARGO) test --workspace --locked
+
+# VMs, their networks and a libvirtd exist only inside a network namespace, which goes with everything in it.
+test-e2e: build image
+	$(CARGO) build --locked --test e2e
+	scripts/sandbox e2e -- scripts/e2e $(ARGS)
+
+bench: build image
+	$(CARGO) build --release --locked --test bench
+	scripts/sandbox bench -- scripts/bench $(ARGS)
+
+fmt:
+	$(CARGO) fmt --all
+
+docs: build ## regenerate docs/cli.md and the pictures in docs/
+	INSTA_UPDATE=always $(CARGO) test --test it docs

@@ -1,0 +1,126 @@
+//! One host: what it is asked (facts), what is to change (plan), and the script that changes it (apply).
+//!
+//! A host is asked and changed by one shell script each, so that a host costs two or three round trips:
+//! [`facts::script`] prints what is there, [`HostPlan::new`] compares, [`apply::bundle`] packs the changed files and the
+//! script that installs them.
+
+pub mod apply;
+pub mod facts;
+
+use serde::Serialize;
+
+pub use self::facts::Facts;
+use crate::{digest, render::RenderedHost};
+
+/// What is to change on one host. Empty when the host is as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HostPlan {
+    /// Name of the host.
+    pub host: String,
+    /// Packages to install.
+    pub packages: Vec<String>,
+    /// Directories to make or mend, by index in [`RenderedHost::directories`].
+    pub directories: Vec<Change>,
+    /// Files to install or mend, by index in [`RenderedHost::files`].
+    pub files: Vec<Change>,
+    /// Files of ours that no role wants any more.
+    pub remove: Vec<String>,
+    /// Tasks to do, by index in [`RenderedHost::tasks`].
+    pub tasks: Vec<Change>,
+    /// Handlers that will run, in order: their names.
+    pub handlers: Vec<String>,
+}
+
+/// One thing to change, with the reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Which one.
+    pub index: usize,
+    /// Path or name, for people.
+    pub what: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why something changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// It is not there.
+    New,
+    /// Its content differs.
+    Content,
+    /// Its owner or permissions differ.
+    Attributes,
+    /// Its check says it is not done.
+    Pending,
+}
+
+impl HostPlan {
+    /// Compares what a host should be with what it is; `facts` is `None` for a host that does not exist yet.
+    pub fn new(rendered: &RenderedHost, facts: Option<&Facts>) -> Self {
+        let empty = Facts::default();
+        let facts = facts.unwrap_or(&empty);
+        let mut plan = Self { host: rendered.host.clone(), ..Self::default() };
+        plan.packages = rendered.packages.iter().filter(|name| !facts.packages.contains(*name)).cloned().collect();
+        for (index, wanted) in rendered.directories.iter().enumerate() {
+            let reason = match facts.stats.get(&wanted.path) {
+                None => Some(Reason::New),
+                Some(seen) => (!seen.is(&wanted.owner, &wanted.group, &wanted.mode)).then_some(Reason::Attributes),
+            };
+            plan.directories.extend(reason.map(|reason| Change { index, what: wanted.path.clone(), reason }));
+        }
+        for (index, wanted) in rendered.files.iter().enumerate() {
+            let reason = match (facts.stats.get(&wanted.path), facts.sums.get(&wanted.path)) {
+                (None, _) | (_, None) => Some(Reason::New),
+                _ if wanted.once => None,
+                (_, Some(sum)) if *sum != digest::hex(wanted.content.as_bytes()) => Some(Reason::Content),
+                (Some(seen), _) => {
+                    (!seen.is(&wanted.owner, &wanted.group, &wanted.mode)).then_some(Reason::Attributes)
+                }
+            };
+            plan.files.extend(reason.map(|reason| Change { index, what: wanted.path.clone(), reason }));
+        }
+        let wanted = |path: &String| rendered.files.iter().any(|file| file.path == *path);
+        plan.remove = facts.installed.iter().filter(|path| !wanted(path)).cloned().collect();
+        for (index, task) in rendered.tasks.iter().enumerate() {
+            if !facts.done.contains(&index) {
+                plan.tasks.push(Change { index, what: task.name.clone(), reason: Reason::Pending });
+            }
+        }
+        plan.handlers = plan.notified(rendered);
+        plan
+    }
+
+    /// Whether the host is as it should be.
+    pub fn is_empty(&self) -> bool {
+        let Self { host: _, packages, directories, files, remove, tasks, handlers: _ } = self;
+        packages.is_empty() && directories.is_empty() && files.is_empty() && remove.is_empty() && tasks.is_empty()
+    }
+
+    /// How many things change.
+    pub fn len(&self) -> usize {
+        self.packages.len() + self.directories.len() + self.files.len() + self.remove.len() + self.tasks.len()
+    }
+
+    /// Handlers that the changes call, less those that another one covers or whose unit is started anyway.
+    fn notified(&self, rendered: &RenderedHost) -> Vec<String> {
+        let files = self.files.iter().flat_map(|change| &rendered.files[change.index].notify);
+        let tasks = self.tasks.iter().flat_map(|change| &rendered.tasks[change.index].notify);
+        let called: Vec<&String> = files.chain(tasks).collect();
+        let starts: Vec<&String> =
+            self.tasks.iter().filter_map(|change| rendered.tasks[change.index].starts.as_ref()).collect();
+        let due = |name: &str| {
+            rendered.handlers.iter().any(|handler| {
+                handler.name == name
+                    && called.iter().any(|wanted| **wanted == name)
+                    && !handler.unit.as_ref().is_some_and(|unit| starts.contains(&unit))
+            })
+        };
+        let covered = |name: &str| {
+            rendered.handlers.iter().any(|handler| due(&handler.name) && handler.covers.iter().any(|other| other == name))
+        };
+        let wanted = rendered.handlers.iter().filter(|handler| due(&handler.name) && !covered(&handler.name));
+        wanted.map(|handler| handler.name.clone()).collect()
+    }
+}

@@ -1,0 +1,185 @@
+//! The script that changes a host, and what it reports.
+//!
+//! Order: packages, directories, validation of every candidate file, installation (first beside the target, then one
+//! rename each), removal, tasks, handlers, and at last the list of installed files. Each step prints one JSON line. The
+//! script may be killed at any point: the next facts see what is missing, and what was done stays done.
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+
+use super::{
+    HostPlan, Reason,
+    facts::{INSTALLED, LOCK},
+};
+use crate::render::{Handler, RenderedHost, Task};
+
+/// Where the bundle is unpacked: memory, so that secrets of a failed run do not stay on the disk.
+pub const STAGE: &str = "/run/pgprov/stage";
+
+/// Files to send to the host as one tar stream; `apply.sh` among them runs the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// Name below [`STAGE`] and content.
+    pub files: Vec<(String, String)>,
+}
+
+impl Bundle {
+    /// The command that receives the tar stream on stdin and runs it.
+    pub fn command() -> String {
+        format!(
+            "rm -rf {STAGE} && mkdir -p -m 0700 {STAGE} && tar -x --no-same-owner -C {STAGE} && exec sh {STAGE}/apply.sh </dev/null"
+        )
+    }
+}
+
+/// One line that the script prints.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Event {
+    /// What happened: `start`, `done`, `skip`, `failed`.
+    pub event: String,
+    /// `packages`, `file`, `task`, `handler`, `all`.
+    pub kind: String,
+    /// Index or name.
+    pub item: String,
+    /// The last output of what failed, in base64.
+    #[serde(default)]
+    pub output: String,
+}
+
+/// Packs what the plan changes.
+pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
+    let mut files: Vec<(String, String)> = plan
+        .files
+        .iter()
+        .filter(|change| change.reason != Reason::Attributes)
+        .map(|change| (format!("file.{}", change.index), rendered.files[change.index].content.clone()))
+        .collect();
+    for (index, task) in rendered.tasks.iter().enumerate() {
+        files.push((format!("task.{index}.unless"), task.unless.clone()));
+        files.push((format!("task.{index}.run"), task.run.clone()));
+    }
+    for (index, handler) in rendered.handlers.iter().enumerate() {
+        files.push((format!("handler.{index}"), handler.run.clone()));
+    }
+    files.push(("apply.sh".to_owned(), script(rendered, plan)));
+    Bundle { files }
+}
+
+const PRELUDE: &str = r#"set -u
+cd @STAGE@ || exit 1
+exec 9>@LOCK@ && flock -w 300 9 || { echo '{"event":"failed","kind":"lock","item":"@LOCK@"}'; exit 75; }
+say() { printf '{"event":"%s","kind":"%s","item":"%s"}\n' "$1" "$2" "$3"; }
+fail() {
+  printf '{"event":"failed","kind":"%s","item":"%s","output":"%s"}\n' "$1" "$2" "$(tail -c 3000 log 2>/dev/null | base64 -w0)"
+  exit 1
+}
+# The lock is not inherited (9>&-): a daemon that a step starts would hold it for ever.
+step() { limit=$1; shift; timeout -k 5 "$limit" "$@" >log 2>&1 </dev/null 9>&-; }
+place() { # candidate target owner group mode
+  cp -- "$1" "$2.pgprov-new" && chown "$3:$4" "$2.pgprov-new" && chmod "$5" "$2.pgprov-new"
+}
+"#;
+
+fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
+    let mut out = PRELUDE.replace("@STAGE@", STAGE).replace("@LOCK@", LOCK);
+    packages(&mut out, plan);
+    for change in &plan.directories {
+        let wanted = &rendered.directories[change.index];
+        let (path, owner, group, mode) = (&wanted.path, &wanted.owner, &wanted.group, &wanted.mode);
+        let _ = writeln!(out, "install -d -o {owner} -g {group} -m {mode} {path} >log 2>&1 || fail directory {path}");
+    }
+    install_files(&mut out, rendered, plan);
+    for path in &plan.remove {
+        let _ = writeln!(out, "rm -f {path}; say done remove {path}");
+    }
+    for (index, task) in rendered.tasks.iter().enumerate() {
+        out.push_str(&run_task(rendered, index, task));
+    }
+    // Every handler is looked at, not only those in the plan: a task may have found something to do meanwhile.
+    for (index, handler) in rendered.handlers.iter().enumerate() {
+        out.push_str(&run_handler(rendered, index, handler));
+    }
+    let kept = rendered.files.iter().filter(|file| !file.once).map(|file| file.path.as_str());
+    let list: String = kept.map(|path| format!("{path}\n")).collect();
+    let _ = write!(
+        out,
+        "mkdir -p /var/lib/pgprov && cat >{INSTALLED}.new <<'END' && mv {INSTALLED}.new {INSTALLED} || fail list {INSTALLED}\n\
+         {list}END\ncd / && rm -rf {STAGE}\nsay done all ''\n"
+    );
+    out
+}
+
+fn packages(out: &mut String, plan: &HostPlan) {
+    if plan.packages.is_empty() {
+        return;
+    }
+    let list = plan.packages.join(" ");
+    let options = "-y --no-install-recommends -o DPkg::Lock::Timeout=120";
+    let _ = writeln!(
+        out,
+        "say start packages '{list}'\n\
+         export DEBIAN_FRONTEND=noninteractive\n\
+         step 300 apt-get update || fail packages update\n\
+         step 1200 apt-get install {options} {list} || fail packages install\n\
+         say done packages ''"
+    );
+}
+
+/// Candidates are validated before the first is installed, and all lie beside their targets before the first rename.
+fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
+    let contents: Vec<_> = plan.files.iter().filter(|change| change.reason != Reason::Attributes).collect();
+    for change in &contents {
+        if let Some(validate) = &rendered.files[change.index].validate {
+            let (index, path) = (change.index, &change.what);
+            let _ = writeln!(
+                out,
+                "cat >validate <<'END_OF_VALIDATE'\n{validate}\nEND_OF_VALIDATE\n\
+                 step 60 sh validate {STAGE}/file.{index} || fail validate {path}"
+            );
+        }
+    }
+    for change in &contents {
+        let file = &rendered.files[change.index];
+        let (owner, group, mode, path) = (&file.owner, &file.group, &file.mode, &file.path);
+        let index = change.index;
+        let _ = writeln!(out, "place file.{index} {path} {owner} {group} {mode} 2>log || fail file {path}");
+    }
+    for change in &plan.files {
+        let file = &rendered.files[change.index];
+        let path = &file.path;
+        let install = match change.reason {
+            Reason::Attributes => format!("chown {}:{} {path} && chmod {} {path}", file.owner, file.group, file.mode),
+            _ => format!("mv -f {path}.pgprov-new {path}"),
+        };
+        let _ = writeln!(out, "{{ {install}; }} 2>log || fail file {path}; say done file {path}");
+        let _ = writeln!(out, "{}", notes(rendered, &file.notify));
+    }
+}
+
+fn run_task(rendered: &RenderedHost, index: usize, task: &Task) -> String {
+    let notes = notes(rendered, &task.notify);
+    let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
+    format!(
+        "if step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
+         step {} sh -e task.{index}.run || fail task {index}\n{notes}{starts}say done task {index}; fi\n",
+        task.seconds
+    )
+}
+
+fn run_handler(rendered: &RenderedHost, index: usize, handler: &Handler) -> String {
+    let unit = handler.unit.as_deref().unwrap_or("-");
+    let covered = rendered.handlers.iter().enumerate().filter(|(_, other)| handler.covers.contains(&other.name));
+    let forget: String = covered.map(|(other, _)| format!("rm -f note.{other}; ")).collect();
+    format!(
+        "if [ -e note.{index} ] && [ ! -e 'started.{unit}' ]; then say start handler {index}\n\
+         step {} sh -e handler.{index} || fail handler {index}\n{forget}say done handler {index}; fi\n",
+        handler.seconds
+    )
+}
+
+/// Shell commands that leave a note for each handler in `names`; a note is a file, so it needs no quoting.
+fn notes(rendered: &RenderedHost, names: &[String]) -> String {
+    let called = rendered.handlers.iter().enumerate().filter(|(_, handler)| names.contains(&handler.name));
+    called.map(|(index, _)| format!(": >note.{index}; ")).collect()
+}

@@ -1,0 +1,134 @@
+//! What a host is asked, and how its answer is read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use serde::Serialize;
+
+use crate::render::RenderedHost;
+
+/// Where the host keeps the list of files that pgprov installed, one path a line.
+pub const INSTALLED: &str = "/var/lib/pgprov/installed";
+/// Lock that facts and apply take, so that neither sees the other half done.
+pub const LOCK: &str = "/run/pgprov.lock";
+
+/// What a host said about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// Changes at every boot.
+    pub boot_id: String,
+    /// systemd's machine id.
+    pub machine_id: String,
+    /// Owner, group and mode by path, of the paths we care for.
+    pub stats: BTreeMap<String, Stat>,
+    /// SHA-256 by path.
+    pub sums: BTreeMap<String, String>,
+    /// Paths that pgprov installed earlier.
+    pub installed: Vec<String>,
+    /// Packages that are installed, of those we need.
+    pub packages: BTreeSet<String>,
+    /// Indexes of the tasks whose check succeeded.
+    pub done: BTreeSet<usize>,
+}
+
+/// Owner and permissions of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stat {
+    /// User.
+    pub owner: String,
+    /// Group.
+    pub group: String,
+    /// Octal, without leading zeros.
+    pub mode: String,
+}
+
+impl Stat {
+    /// Whether owner, group and mode (octal, with or without leading zeros) are these.
+    pub fn is(&self, owner: &str, group: &str, mode: &str) -> bool {
+        self.owner == owner && self.group == group && self.mode == mode.trim_start_matches('0')
+    }
+}
+
+/// The script whose output [`parse`] reads. Each part starts with a line `@part`, so that it needs no quoting and only
+/// a handful of processes: under emulation every one of them costs milliseconds.
+pub fn script(rendered: &RenderedHost, check_packages: bool) -> String {
+    let mut out = format!(
+        "exec 9>{LOCK} && flock -w 120 9 || {{ echo 'another pgprov is at work on this host' >&2; exit 75; }}\n\
+         echo @boot; cat /proc/sys/kernel/random/boot_id /etc/machine-id\n"
+    );
+    let files: Vec<&str> = rendered.files.iter().map(|file| file.path.as_str()).collect();
+    let directories = rendered.directories.iter().map(|directory| directory.path.as_str());
+    let paths: Vec<&str> = files.iter().copied().chain(directories).collect();
+    if !paths.is_empty() {
+        let _ = writeln!(out, "echo @stats; stat -c '%U %G %a %n' {} 2>/dev/null", paths.join(" "));
+    }
+    if !files.is_empty() {
+        let _ = writeln!(out, "echo @sums; sha256sum {} 2>/dev/null", files.join(" "));
+    }
+    let _ = writeln!(out, "echo @installed; cat {INSTALLED} 2>/dev/null");
+    if check_packages && !rendered.packages.is_empty() {
+        let format = "-f '${Package} ${db:Status-Abbrev}\\n'";
+        let _ = writeln!(out, "echo @packages; dpkg-query -W {format} {} 2>/dev/null", rendered.packages.join(" "));
+    } else {
+        let _ = writeln!(out, "echo @packages");
+        for package in &rendered.packages {
+            let _ = writeln!(out, "echo {package} ii");
+        }
+    }
+    out.push_str("echo @done\n");
+    for (index, task) in rendered.tasks.iter().enumerate() {
+        let _ = writeln!(out, "(\n{}\n) >/dev/null 2>&1 </dev/null 9>&- && echo {index}", task.unless.trim_end());
+    }
+    out.push_str("echo @end\n");
+    out
+}
+
+/// Reads the output of [`script`].
+///
+/// # Errors
+/// When the output does not end with `@end`: the script was cut short.
+pub fn parse(output: &str) -> Result<Facts, String> {
+    let mut facts = Facts::default();
+    let mut part = "";
+    let mut boot = Vec::new();
+    for line in output.lines() {
+        if let Some(name) = line.strip_prefix('@') {
+            part = name;
+            continue;
+        }
+        match part {
+            "boot" => boot.push(line.trim().to_owned()),
+            "stats" => {
+                let mut words = line.splitn(4, ' ');
+                if let (Some(owner), Some(group), Some(mode), Some(path)) =
+                    (words.next(), words.next(), words.next(), words.next())
+                {
+                    let stat = Stat { owner: owner.to_owned(), group: group.to_owned(), mode: mode.to_owned() };
+                    facts.stats.insert(path.to_owned(), stat);
+                }
+            }
+            "sums" => {
+                if let Some((sum, path)) = line.split_once("  ") {
+                    facts.sums.insert(path.to_owned(), sum.to_owned());
+                }
+            }
+            "installed" => facts.installed.push(line.to_owned()),
+            "packages" => {
+                if let Some((name, "ii")) = line.trim_end().split_once(' ') {
+                    facts.packages.insert(name.to_owned());
+                }
+            }
+            "done" => facts.done.extend(line.trim().parse::<usize>().ok()),
+            _ => {}
+        }
+    }
+    if part != "end" {
+        return Err(format!("the answer of the host ends in part `{part}`"));
+    }
+    let mut boot = boot.into_iter();
+    facts.boot_id = boot.next().unwrap_or_default();
+    facts.machine_id = boot.next().unwrap_or_default();
+    Ok(facts)
+}

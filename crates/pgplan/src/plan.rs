@@ -1,0 +1,361 @@
+//! Compares what a lab should be with what was observed, and lists the steps to take, in order.
+//!
+//! The plan is everything that will be done: the one who executes it decides nothing. A plan of a lab that is as it
+//! should be is empty; that is how `up` knows that it is finished.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Serialize;
+
+use crate::{
+    host::{Facts, HostPlan, Reason},
+    lab::Lab,
+    machine::{self, BootImage, Hypervisor},
+    observed::{DomainState, Infra, PoolSeen},
+    render::RenderedHost,
+    size::{Bytes, GIB, MIB},
+};
+
+/// What a lab should be.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// The lab.
+    pub lab: &'a Lab,
+    /// Where it runs.
+    pub hypervisor: &'a Hypervisor,
+    /// What hosts boot.
+    pub image: &'a BootImage,
+    /// The lab's SSH key.
+    pub ssh_public_key: &'a str,
+    /// Each host with its files and tasks, in the order of the lab.
+    pub hosts: &'a [RenderedHost],
+}
+
+/// What will be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Name of the lab.
+    pub lab: String,
+    /// Steps on the hypervisor, in order.
+    pub steps: Vec<Step>,
+    /// What changes inside the hosts, in the order of the lab.
+    pub hosts: Vec<HostPlan>,
+    /// What is not as the topology says but is left alone, and why.
+    pub notes: Vec<String>,
+}
+
+/// One step on the hypervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "step")]
+pub enum Step {
+    /// Make and start the storage pool.
+    CreatePool,
+    /// Copy the image into the pool.
+    UploadImage {
+        /// Name of the image.
+        image: String,
+    },
+    /// Define and start a network.
+    CreateNetwork {
+        /// `data` or `mgmt`.
+        network: String,
+    },
+    /// Start a network that is defined.
+    StartNetwork {
+        /// `data` or `mgmt`.
+        network: String,
+    },
+    /// Reserve the address of a host on a network, replacing an older reservation.
+    Reserve {
+        /// `data` or `mgmt`.
+        network: String,
+        /// The host.
+        host: String,
+    },
+    /// Forget the address of a host that is gone.
+    Unreserve {
+        /// `data` or `mgmt`.
+        network: String,
+        /// The host.
+        host: String,
+    },
+    /// Power a host off, to define it anew.
+    StopHost {
+        /// The host.
+        host: String,
+    },
+    /// Make the disk of a host over the image.
+    CreateDisk {
+        /// The host.
+        host: String,
+    },
+    /// Define the VM of a host.
+    DefineHost {
+        /// The host.
+        host: String,
+    },
+    /// Boot a host, or wake one that is suspended.
+    StartHost {
+        /// The host.
+        host: String,
+    },
+    /// Destroy a host that the topology no longer has, with its disk.
+    RemoveHost {
+        /// The host.
+        host: String,
+    },
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.hosts.iter().all(HostPlan::is_empty)
+    }
+
+    /// How many changes there are, on the hypervisor and in hosts.
+    pub fn len(&self) -> usize {
+        self.steps.len() + self.hosts.iter().map(HostPlan::len).sum::<usize>()
+    }
+
+    /// Steps that interrupt or destroy what runs: they need the user's consent.
+    pub fn disruptive(&self) -> Vec<&Step> {
+        self.steps.iter().filter(|step| step.is_disruptive()).collect()
+    }
+}
+
+impl Step {
+    /// The host that the step starts.
+    pub fn starts(&self) -> Option<&str> {
+        match self {
+            Self::StartHost { host } => Some(host),
+            _ => None,
+        }
+    }
+
+    /// Whether the step interrupts or destroys what runs.
+    pub fn is_disruptive(&self) -> bool {
+        matches!(self, Self::RemoveHost { .. } | Self::StopHost { .. })
+    }
+}
+
+/// Compares the wish with what was observed. `facts` has the hosts that could be asked.
+pub fn plan(wanted: &Wanted, infra: &Infra, facts: &BTreeMap<String, Facts>) -> Plan {
+    let mut plan = Plan { lab: wanted.lab.name.clone(), ..Plan::default() };
+    if !matches!(infra.pool, PoolSeen::Ours { active: true, .. }) {
+        plan.steps.push(Step::CreatePool);
+    }
+    let gone = |host: &&String| wanted.lab.host(host).is_none();
+    for host in infra.domains.keys().filter(gone) {
+        plan.steps.push(Step::RemoveHost { host: host.clone() });
+    }
+    plan_image(wanted, infra, &mut plan);
+    plan_networks(wanted.lab, infra, &mut plan);
+    for host in &wanted.lab.hosts {
+        plan_host(wanted, infra, &host.name, &mut plan);
+    }
+    plan.hosts = wanted.hosts.iter().map(|host| HostPlan::new(host, facts.get(&host.host))).collect();
+    plan
+}
+
+/// The image is copied only when a disk is to be made of it.
+fn plan_image(wanted: &Wanted, infra: &Infra, plan: &mut Plan) {
+    let name = &wanted.image.name;
+    let new = wanted.lab.hosts.iter().any(|host| !infra.disks.contains_key(&host.name));
+    if new && !infra.images.contains(name) {
+        plan.steps.push(Step::UploadImage { image: name.clone() });
+    }
+    for (host, disk) in &infra.disks {
+        if let Some(older) = disk.image.as_ref().filter(|image| *image != name) {
+            plan.notes.push(format!(
+                "{host} was made from image {older}, the topology now means {name}: `pgprov destroy` and `pgprov up` take the new one"
+            ));
+        }
+    }
+}
+
+fn plan_networks(lab: &Lab, infra: &Infra, plan: &mut Plan) {
+    for network in lab.networks() {
+        let kind = network.kind.clone();
+        let Some(seen) = infra.networks.get(&kind) else {
+            plan.steps.push(Step::CreateNetwork { network: kind });
+            continue;
+        };
+        if seen.spec != machine::network(lab, network).spec {
+            let was = seen.subnet.map(|subnet| subnet.to_string()).unwrap_or_default();
+            plan.notes.push(format!(
+                "network {} is {was} and cannot change to {} while the lab stands: `pgprov destroy` first",
+                network.name, network.subnet
+            ));
+            continue;
+        }
+        for host in seen.reservations.keys().filter(|host| lab.host(host).is_none()) {
+            plan.steps.push(Step::Unreserve { network: kind.clone(), host: host.clone() });
+        }
+        for host in &lab.hosts {
+            if seen.reservations.get(&host.name) != Some(&machine::nic(host, network).address) {
+                plan.steps.push(Step::Reserve { network: kind.clone(), host: host.name.clone() });
+            }
+        }
+        if !seen.active {
+            plan.steps.push(Step::StartNetwork { network: kind });
+        }
+    }
+}
+
+fn plan_host(wanted: &Wanted, infra: &Infra, name: &str, plan: &mut Plan) {
+    let host = || name.to_owned();
+    let Some(spec) = wanted.lab.host(name) else { return };
+    let has_disk = infra.disks.contains_key(name);
+    if !has_disk {
+        plan.steps.push(Step::CreateDisk { host: host() });
+    }
+    let made_from = infra.disks.get(name).and_then(|disk| disk.image.clone());
+    let image = BootImage::in_pool(
+        &wanted.hypervisor.pool_path,
+        made_from.as_deref().unwrap_or(&wanted.image.name),
+        &wanted.lab.image,
+        &wanted.image.cmdline,
+    );
+    let definition = machine::domain(wanted.lab, spec, wanted.hypervisor, &image, wanted.ssh_public_key);
+    match infra.domains.get(name) {
+        Some(seen) if seen.spec == definition.spec => {
+            if seen.state != DomainState::Running {
+                plan.steps.push(Step::StartHost { host: host() });
+            }
+        }
+        seen => {
+            if seen.is_some_and(|seen| seen.state != DomainState::Off) {
+                plan.steps.push(Step::StopHost { host: host() });
+            }
+            plan.steps.push(Step::DefineHost { host: host() });
+            plan.steps.push(Step::StartHost { host: host() });
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreatePool => write!(f, "make the storage pool"),
+            Self::UploadImage { image } => write!(f, "copy image {image} into the pool"),
+            Self::CreateNetwork { network } => write!(f, "make the {network} network"),
+            Self::StartNetwork { network } => write!(f, "start the {network} network"),
+            Self::Reserve { network, host } => write!(f, "reserve the {network} address of {host}"),
+            Self::Unreserve { network, host } => write!(f, "forget the {network} address of {host}"),
+            Self::StopHost { host } => write!(f, "power {host} off, because its hardware changes"),
+            Self::CreateDisk { host } => write!(f, "make the disk of {host}"),
+            Self::DefineHost { host } => write!(f, "define the VM of {host}"),
+            Self::StartHost { host } => write!(f, "start {host}"),
+            Self::RemoveHost { host } => write!(f, "destroy {host} and its disk"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "new",
+            Self::Content => "changed",
+            Self::Attributes => "owner or mode",
+            Self::Pending => "to do",
+        })
+    }
+}
+
+/// The plan as people read it: one line a change, `+` adds, `~` changes, `-` destroys.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            let sign = match step {
+                Step::RemoveHost { .. } | Step::Unreserve { .. } => '-',
+                Step::StopHost { .. } => '~',
+                _ => '+',
+            };
+            writeln!(f, "{sign} {step}")?;
+        }
+        for host in self.hosts.iter().filter(|host| !host.is_empty()) {
+            write!(f, "{host}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        if self.is_empty() { writeln!(f, "nothing to do") } else { writeln!(f, "{} changes", self.len()) }
+    }
+}
+
+impl fmt::Display for HostPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = &self.host;
+        if !self.packages.is_empty() {
+            writeln!(f, "+ {host}: install {} packages", self.packages.len())?;
+        }
+        for (what, changes) in [("directory", &self.directories), ("file", &self.files)] {
+            for change in changes {
+                let sign = if change.reason == Reason::New { '+' } else { '~' };
+                writeln!(f, "{sign} {host}: {what} {} ({})", change.what, change.reason)?;
+            }
+        }
+        for path in &self.remove {
+            writeln!(f, "- {host}: file {path}")?;
+        }
+        for task in &self.tasks {
+            writeln!(f, "+ {host}: {}", task.what)?;
+        }
+        for handler in &self.handlers {
+            writeln!(f, "~ {host}: {handler}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A resource of the hypervisor that a plan needs more of than there is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shortage {
+    /// What.
+    pub what: &'static str,
+    /// How much the plan needs.
+    pub needed: String,
+    /// How much there is.
+    pub available: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// Memory that QEMU needs beside the guest's.
+const OVERHEAD: u64 = 128 * MIB;
+/// Disk that a fresh host uses at least, above its image: data directory, WAL, logs.
+const FRESH_DISK: u64 = 512 * MIB;
+
+/// What the hypervisor lacks for the plan; looked at before the first change.
+pub fn shortages(plan: &Plan, wanted: &Wanted, infra: &Infra, image_size: Bytes) -> Vec<Shortage> {
+    let count = |wanted: fn(&Step) -> bool| plan.steps.iter().filter(|step| wanted(step)).count() as u64;
+    let starts = count(|step| matches!(step, Step::StartHost { .. }));
+    let disks = count(|step| matches!(step, Step::CreateDisk { .. }));
+    let uploads = count(|step| matches!(step, Step::UploadImage { .. }));
+    let memory = Bytes(starts * (wanted.lab.vm.memory.0 + OVERHEAD));
+    let space = Bytes(disks * FRESH_DISK + uploads * image_size.0);
+    let mut shortages = Vec::new();
+    if memory > infra.hypervisor.memory_available {
+        shortages.push(Shortage {
+            what: "memory",
+            needed: gib(memory),
+            available: gib(infra.hypervisor.memory_available),
+            remedy: "make vm.memory smaller, or suspend another lab",
+        });
+    }
+    if let PoolSeen::Ours { free, .. } = &infra.pool
+        && space > *free
+    {
+        shortages.push(Shortage {
+            what: "disk",
+            needed: gib(space),
+            available: gib(*free),
+            remedy: "remove labs or images that are not needed, or free space on that file system",
+        });
+    }
+    shortages
+}
+
+fn gib(bytes: Bytes) -> String {
+    format!("{:.1} GiB", bytes.0 as f64 / GIB as f64)
+}

@@ -1,0 +1,428 @@
+//! Roles and templates in, the files and tasks of each host out.
+//!
+//! Templates see these values:
+//! - `lab`: the [`Lab`] (name, networks, hosts, postgres, ...), and `lab_hosts`, its lines for /etc/hosts;
+//! - `host`: the [`Host`](crate::lab::Host) they are rendered for; `primary`: the one that starts as primary;
+//! - `pg`: the [`Server`](crate::profile::Server) of that host: version, paths, computed settings;
+//! - `users`: passwords and verifiers of the database roles, by name; `ca_certificate`; `tls.certificate`, `tls.key`;
+//! - `postgres_hosts`: names of the hosts that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
+//! - `slot`: the replication slot this host streams from; `slots`: those it keeps for its standbys.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::Serialize;
+use tera::{Context, Tera};
+
+use crate::{
+    finding::{Finding, Span},
+    lab::{Host, Lab, POSTGRES_ROLE},
+    profile::{self, slot_name},
+    role::{self, Manifest},
+    schema,
+    secrets::Secrets,
+    topology::{Release, RoleAttribute},
+    yaml::Limits,
+};
+
+/// Role manifests and templates, parsed once.
+pub struct Roles {
+    manifests: BTreeMap<String, Manifest>,
+    tera: Tera,
+}
+
+/// Texts of the role manifests and templates, by their names below roles/ and templates/.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `postgres.yaml` -> text.
+    pub roles: BTreeMap<String, String>,
+    /// `postgres/pg_hba.conf` -> text.
+    pub templates: BTreeMap<String, String>,
+}
+
+/// Everything a host should have and do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RenderedHost {
+    /// Name of the host.
+    pub host: String,
+    /// Packages its roles need.
+    pub packages: Vec<String>,
+    /// Directories in order.
+    pub directories: Vec<Directory>,
+    /// Files in order.
+    pub files: Vec<File>,
+    /// Tasks in order.
+    pub tasks: Vec<Task>,
+    /// Handlers in order.
+    pub handlers: Vec<Handler>,
+    /// Status scripts by role.
+    pub status: Vec<(String, String)>,
+    /// Log scripts by role.
+    pub logs: Vec<(String, String)>,
+    /// Hosts that must be ready before this one is configured.
+    pub waits_for: Vec<String>,
+}
+
+/// A directory to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Directory {
+    /// Absolute.
+    pub path: String,
+    /// User.
+    pub owner: String,
+    /// Group.
+    pub group: String,
+    /// Octal, four digits.
+    pub mode: String,
+}
+
+/// A file to install.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct File {
+    /// Absolute.
+    pub path: String,
+    /// With header.
+    pub content: String,
+    /// User.
+    pub owner: String,
+    /// Group.
+    pub group: String,
+    /// Octal, four digits.
+    pub mode: String,
+    /// Only when missing.
+    pub once: bool,
+    /// Masked when shown.
+    pub secret: bool,
+    /// Script that accepts `$1`.
+    pub validate: Option<String>,
+    /// Handlers.
+    pub notify: Vec<String>,
+}
+
+/// A task to do unless done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Task {
+    /// Sentence.
+    pub name: String,
+    /// Check.
+    pub unless: String,
+    /// Script.
+    pub run: String,
+    /// Limit.
+    pub seconds: u32,
+    /// Unit it starts.
+    pub starts: Option<String>,
+    /// Handlers.
+    pub notify: Vec<String>,
+}
+
+/// A handler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Handler {
+    /// Name.
+    pub name: String,
+    /// Script.
+    pub run: String,
+    /// Unit it acts on.
+    pub unit: Option<String>,
+    /// Handlers it makes needless.
+    pub covers: Vec<String>,
+    /// Limit.
+    pub seconds: u32,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({}, {} bytes)", self.path, self.content.len())
+    }
+}
+
+/// A template or manifest that cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+#[error("rendering {what}: {cause}")]
+pub struct RenderError {
+    /// Role, host and what in it.
+    pub what: String,
+    /// Tera's report, with line and column.
+    pub cause: String,
+}
+
+/// A manifest that cannot be used: its file and what is wrong.
+pub type ManifestFindings = Vec<(String, Vec<Finding>)>;
+
+impl Roles {
+    /// Parses manifests and templates.
+    ///
+    /// # Errors
+    /// Every finding of every manifest, or the first template that does not parse (as a finding of `templates`).
+    pub fn parse(sources: &Sources) -> Result<Self, ManifestFindings> {
+        let mut bad: ManifestFindings = Vec::new();
+        let mut manifests = BTreeMap::new();
+        for (file, text) in &sources.roles {
+            let (value, mut findings) = schema::load::<Manifest>(text, Limits::default()).finish();
+            if let Some(manifest) = value {
+                findings.extend(misuse(file, &manifest, sources));
+                manifests.insert(manifest.role.clone(), manifest);
+            }
+            if !findings.is_empty() {
+                bad.push((format!("roles/{file}"), findings));
+            }
+        }
+        let mut tera = Tera::new();
+        tera.autoescape_on(Vec::<&'static str>::new());
+        if let Err(error) = tera.add_raw_templates(sources.templates.iter()) {
+            bad.push(("templates".to_owned(), vec![whole(chain(&error))]));
+        }
+        if bad.is_empty() { Ok(Self { manifests, tera }) } else { Err(bad) }
+    }
+
+    /// The manifests by role.
+    pub fn manifests(&self) -> &BTreeMap<String, Manifest> {
+        &self.manifests
+    }
+
+    /// Packages of all roles on a release, sorted: what an image contains.
+    pub fn packages(&self, release: Release) -> Vec<String> {
+        let all = self.manifests.values().filter_map(|manifest| manifest.packages.get(&release)).flatten();
+        all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Renders every host of the lab, in the order of the file.
+    ///
+    /// # Errors
+    /// The first template that fails, with its place.
+    pub fn render(&self, lab: &Lab, secrets: &Secrets) -> Result<Vec<RenderedHost>, RenderError> {
+        let mut tera = self.tera.clone();
+        let globals = tera.global_context();
+        globals.insert("lab", lab);
+        globals.insert("lab_hosts", &hosts_lines(lab));
+        let names = lab.database_users();
+        let users: BTreeMap<_, _> = secrets.users.iter().filter(|(name, _)| names.contains(*name)).collect();
+        globals.insert("users", &users);
+        globals.insert("ca_certificate", &secrets.ca_certificate);
+        globals.insert("primary", &lab.primary());
+        let servers: Vec<&str> = lab.with_role(POSTGRES_ROLE).map(|host| host.name.as_str()).collect();
+        globals.insert("postgres_hosts", &servers);
+        globals.insert("role_attributes", &RoleAttribute::ALL);
+        lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect()
+    }
+
+    fn render_host(
+        &self,
+        tera: &Tera,
+        lab: &Lab,
+        host: &Host,
+        secrets: &Secrets,
+    ) -> Result<RenderedHost, RenderError> {
+        let mut context = Context::new();
+        context.insert("host", host);
+        context.insert("pg", &profile::server(lab, host));
+        context.insert("tls", &secrets.hosts.get(&host.name));
+        context.insert("slot", &slot_name(&host.name));
+        context.insert("slots", &host.followers.iter().map(|name| slot_name(name)).collect::<Vec<_>>());
+        let mut rendered = RenderedHost { host: host.name.clone(), ..RenderedHost::default() };
+        for role in &host.roles {
+            let Some(manifest) = self.manifests.get(role) else {
+                return Err(RenderError { what: format!("host {}", host.name), cause: format!("no role `{role}`") });
+            };
+            let scope = Scope { tera, context: &context, lab, host: &host.name, role };
+            scope.add_role(manifest, &mut rendered)?;
+        }
+        rendered.waits_for = self.waits_for(lab, host);
+        Ok(rendered)
+    }
+
+    /// The upstream of a standby, and every other host with a role that one of ours comes after.
+    fn waits_for(&self, lab: &Lab, host: &Host) -> Vec<String> {
+        let after: BTreeSet<&str> = host
+            .roles
+            .iter()
+            .filter_map(|role| self.manifests.get(role))
+            .flat_map(|manifest| manifest.after.iter().map(String::as_str))
+            .collect();
+        let earlier = |other: &&Host| {
+            let role = other.roles.iter().any(|role| after.contains(role.as_str()) && !host.has_role(role));
+            other.name != host.name && (role || host.follows.as_ref() == Some(&other.name))
+        };
+        lab.hosts.iter().filter(earlier).map(|other| other.name.clone()).collect()
+    }
+}
+
+/// A finding about the whole text.
+fn whole(message: String) -> Finding {
+    Finding::error(Span { line: 1, column: 1, length: 1 }, "", message)
+}
+
+/// What a schema cannot say about a manifest.
+fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if file != format!("{}.yaml", manifest.role) {
+        findings.push(whole(format!("role `{}` must be in a file of that name, not in {file}", manifest.role)));
+    }
+    for file in &manifest.files {
+        match (&file.template, &file.content) {
+            (Some(name), None) if sources.templates.contains_key(name) => {}
+            (Some(name), None) => {
+                findings.push(whole(format!("{}: there is no templates/{name}", file.path)));
+            }
+            (None, Some(_)) => {}
+            _ => findings.push(whole(format!("{}: give exactly one of template and content", file.path))),
+        }
+    }
+    let handlers: BTreeSet<&str> = manifest.handlers.iter().map(|handler| handler.name.as_str()).collect();
+    let files = manifest.files.iter().flat_map(|file| &file.notify);
+    let wanted = files.chain(manifest.tasks.iter().flat_map(|task| &task.notify));
+    for name in wanted.chain(manifest.handlers.iter().flat_map(|handler| &handler.covers)) {
+        if !handlers.contains(name.as_str()) {
+            findings.push(whole(format!("there is no handler `{name}`")));
+        }
+    }
+    findings
+}
+
+/// What the templates of one role on one host are rendered with.
+struct Scope<'a> {
+    tera: &'a Tera,
+    context: &'a Context,
+    lab: &'a Lab,
+    host: &'a str,
+    role: &'a str,
+}
+
+impl Scope<'_> {
+    fn add_role(&self, manifest: &Manifest, out: &mut RenderedHost) -> Result<(), RenderError> {
+        let release = self.lab.image.release();
+        for package in manifest.packages.get(&release).into_iter().flatten() {
+            if !out.packages.contains(package) {
+                out.packages.push(package.clone());
+            }
+        }
+        for directory in &manifest.directories {
+            if self.holds(directory.when.as_deref())? {
+                out.directories.push(Directory {
+                    path: self.path(&directory.path)?,
+                    owner: directory.owner.clone(),
+                    group: directory.group.clone(),
+                    mode: directory.mode.clone(),
+                });
+            }
+        }
+        for file in &manifest.files {
+            if self.holds(file.when.as_deref())? {
+                out.files.push(self.file(file)?);
+            }
+        }
+        for task in &manifest.tasks {
+            if self.holds(task.when.as_deref())? {
+                out.tasks.push(self.task(task)?);
+            }
+        }
+        for handler in &manifest.handlers {
+            out.handlers.push(Handler {
+                name: handler.name.clone(),
+                run: self.text(&handler.run, &handler.name)?,
+                unit: handler.unit.as_deref().map(|unit| self.text(unit, &handler.name)).transpose()?,
+                covers: handler.covers.clone(),
+                seconds: handler.seconds,
+            });
+        }
+        if let Some(status) = &manifest.status {
+            out.status.push((self.role.to_owned(), self.text(status, "status")?));
+        }
+        if let Some(logs) = &manifest.logs {
+            out.logs.push((self.role.to_owned(), self.text(logs, "logs")?));
+        }
+        Ok(())
+    }
+
+    fn file(&self, file: &role::File) -> Result<File, RenderError> {
+        let path = self.path(&file.path)?;
+        let body = match (&file.template, &file.content) {
+            (Some(name), _) => self.tera.render(name, self.context).map_err(|error| self.error(name, &error))?,
+            (None, content) => self.text(content.as_deref().unwrap_or_default(), &path)?,
+        };
+        Ok(File {
+            content: format!("{}{body}", header(&file.comment, &self.lab.name, file.once)),
+            owner: file.owner.clone(),
+            group: file.group.clone(),
+            mode: file.mode.clone(),
+            once: file.once,
+            secret: file.secret,
+            validate: file.validate.as_deref().map(|script| self.text(script, &path)).transpose()?,
+            notify: file.notify.clone(),
+            path,
+        })
+    }
+
+    fn task(&self, task: &role::Task) -> Result<Task, RenderError> {
+        Ok(Task {
+            name: self.text(&task.name, &task.name)?,
+            unless: self.text(&task.unless, &task.name)?,
+            run: self.text(&task.run, &task.name)?,
+            seconds: task.seconds,
+            starts: task.starts.as_deref().map(|unit| self.text(unit, &task.name)).transpose()?,
+            notify: task.notify.clone(),
+        })
+    }
+
+    /// Renders a path and refuses what a shell or our line formats could misread.
+    fn path(&self, template: &str) -> Result<String, RenderError> {
+        let path = self.text(template, template)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-@+".contains(c);
+        if path.starts_with('/') && path.chars().all(plain) && !path.contains("/../") {
+            Ok(path)
+        } else {
+            let cause = "a path is absolute and made of letters, digits and / . _ - @ +".to_owned();
+            Err(RenderError { what: format!("role {} on {}: path `{path}`", self.role, self.host), cause })
+        }
+    }
+
+    fn holds(&self, when: Option<&str>) -> Result<bool, RenderError> {
+        match when {
+            None => Ok(true),
+            Some(condition) => {
+                let template = format!("{{% if {condition} %}}yes{{% endif %}}");
+                Ok(self.text(&template, condition)? == "yes")
+            }
+        }
+    }
+
+    fn text(&self, template: &str, what: &str) -> Result<String, RenderError> {
+        if !template.contains('{') {
+            return Ok(template.to_owned());
+        }
+        self.tera.render_str(template, self.context, false).map_err(|error| self.error(what, &error))
+    }
+
+    fn error(&self, what: &str, error: &tera::Error) -> RenderError {
+        RenderError { what: format!("{what} of role {} on {}", self.role, self.host), cause: chain(error) }
+    }
+}
+
+/// First line of every file we render: who wrote it and where to change it.
+fn header(comment: &str, lab: &str, once: bool) -> String {
+    match (comment.is_empty(), once) {
+        (true, _) => String::new(),
+        (false, true) => format!("{comment} Yours: pgprov made this file for lab {lab} once and never touches it again.\n"),
+        (false, false) => {
+            format!("{comment} Written by pgprov for lab {lab}. Do not edit: change the topology and run `pgprov up`.\n")
+        }
+    }
+}
+
+fn hosts_lines(lab: &Lab) -> String {
+    lab.hosts.iter().map(|host| format!("{} {}\n", host.data.address, host.name)).collect()
+}
+
+/// An error with all its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,164 @@
+//! Role manifests: what a host needs to play a role, as data.
+//!
+//! A manifest (roles/NAME.yaml) lists packages, directories, files, tasks and handlers. Strings marked "template"
+//! below are Tera templates over the same values as the files in templates/: `lab`, `host`, `pg`, `secrets`, `tls`
+//! (see [`crate::render`]). A new role needs a manifest and templates, and no Rust.
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::topology::Release;
+
+/// What a host needs to play a role.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Name of the role: the name of the file without `.yaml`.
+    #[schemars(regex(pattern = r"^[a-z][a-z0-9-]{0,30}$"))]
+    pub role: String,
+    /// One sentence for `pgprov init` and the documentation.
+    pub summary: String,
+    /// Roles that must be ready on every other host that has them before this one is configured.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// Debian packages by release; they are inside the image.
+    #[serde(default)]
+    pub packages: IndexMap<Release, Vec<String>>,
+    /// Directories, made in this order.
+    #[serde(default)]
+    pub directories: Vec<Directory>,
+    /// Files to render and install.
+    #[serde(default)]
+    pub files: Vec<File>,
+    /// What to do after the files are installed, in this order.
+    #[serde(default)]
+    pub tasks: Vec<Task>,
+    /// What to do at the end when something they watch changed, in this order.
+    #[serde(default)]
+    pub handlers: Vec<Handler>,
+    /// Shell script (template) whose output is one JSON object for `pgprov status`.
+    pub status: Option<String>,
+    /// Shell script (template) whose output are the last lines of this role's log, for `pgprov logs`.
+    pub logs: Option<String>,
+}
+
+/// A directory on the host.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Directory {
+    /// Absolute path (template).
+    pub path: String,
+    /// User that owns it.
+    #[serde(default = "root")]
+    pub owner: String,
+    /// Group that owns it.
+    #[serde(default = "root")]
+    pub group: String,
+    /// Permissions in octal.
+    #[serde(default = "mode_directory")]
+    #[schemars(regex(pattern = r"^0[0-7]{3}$"))]
+    pub mode: String,
+    /// Tera condition; made only when it holds.
+    pub when: Option<String>,
+}
+
+/// A file on the host, from a template.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Absolute path (template).
+    pub path: String,
+    /// Name of a file in templates/. Exactly one of `template` and `content`.
+    pub template: Option<String>,
+    /// The template itself.
+    pub content: Option<String>,
+    /// User that owns it.
+    #[serde(default = "root")]
+    pub owner: String,
+    /// Group that owns it.
+    #[serde(default = "root")]
+    pub group: String,
+    /// Permissions in octal.
+    #[serde(default = "mode_file")]
+    #[schemars(regex(pattern = r"^0[0-7]{3}$"))]
+    pub mode: String,
+    /// Tera condition; installed only when it holds, removed from the host when it no longer does.
+    pub when: Option<String>,
+    /// Installed only when missing, and never touched again: the user's own file.
+    #[serde(default)]
+    pub once: bool,
+    /// Holds a secret: masked in `render` and `diff`.
+    #[serde(default)]
+    pub secret: bool,
+    /// How a comment starts in this kind of file, for the header; empty for files that cannot carry one.
+    #[serde(default = "hash")]
+    pub comment: String,
+    /// Shell command (template) that accepts or refuses the candidate, whose path is `$1`; non-zero = nothing is replaced.
+    pub validate: Option<String>,
+    /// Handlers to run when the file changes.
+    #[serde(default)]
+    pub notify: Vec<String>,
+}
+
+/// Something to do once, known to be done by a check.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// What it does, as an imperative sentence (template), shown in the plan.
+    pub name: String,
+    /// Tera condition; looked at only when it holds.
+    pub when: Option<String>,
+    /// Shell script (template) that succeeds when there is nothing to do.
+    pub unless: String,
+    /// Shell script (template) that does it. May be killed at any point and run again.
+    pub run: String,
+    /// Seconds it may take.
+    #[serde(default = "task_seconds")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub seconds: u32,
+    /// systemd unit (template) that this task starts: its handlers then have nothing to do.
+    pub starts: Option<String>,
+    /// Handlers to run when the task did something.
+    #[serde(default)]
+    pub notify: Vec<String>,
+}
+
+/// Something to do at the end when a file or task asked for it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Handler {
+    /// Name that `notify` uses.
+    pub name: String,
+    /// Shell script (template).
+    pub run: String,
+    /// systemd unit (template) it acts on; skipped when the unit was started in the same run.
+    pub unit: Option<String>,
+    /// Handlers that need not run when this one did (restart covers reload).
+    #[serde(default)]
+    pub covers: Vec<String>,
+    /// Seconds it may take.
+    #[serde(default = "task_seconds")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub seconds: u32,
+}
+
+fn root() -> String {
+    "root".to_owned()
+}
+
+fn hash() -> String {
+    "#".to_owned()
+}
+
+fn mode_file() -> String {
+    "0644".to_owned()
+}
+
+fn mode_directory() -> String {
+    "0755".to_owned()
+}
+
+fn task_seconds() -> u32 {
+    120
+}

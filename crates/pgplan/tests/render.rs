@@ -1,0 +1,135 @@
+//! Every topology that we ship: every file and task of every host, as golden files; and that facts, plan and apply fit.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use pgplan::{
+    host::{HostPlan, apply, facts},
+    lab::{self, Lab, Pins},
+    render::{RenderedHost, Roles, Sources},
+    schema,
+    secrets::Secrets,
+    topology::Topology,
+    yaml::Limits,
+};
+
+#[expect(clippy::disallowed_methods, reason = "a test may read files; the planner may not")]
+fn read(dir: &Path, prefix: &str, texts: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = format!("{prefix}{}", path.file_name().unwrap().display());
+        if path.is_dir() {
+            read(&path, &format!("{name}/"), texts);
+        } else {
+            texts.insert(name, fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn roles() -> Roles {
+    let mut sources = Sources::default();
+    read(&repository().join("roles"), "", &mut sources.roles);
+    read(&repository().join("templates"), "", &mut sources.templates);
+    Roles::parse(&sources).unwrap_or_else(|bad| panic!("{bad:#?}"))
+}
+
+fn topologies() -> BTreeMap<String, Lab> {
+    let mut texts = BTreeMap::new();
+    read(&repository().join("topologies"), "", &mut texts);
+    assert!(texts.len() >= 3, "topologies/ has {} files", texts.len());
+    let load = |(name, text): (String, String)| {
+        let (topology, findings) = schema::load::<Topology>(&text, Limits::default()).finish();
+        let topology = topology.unwrap_or_else(|| panic!("{name}: {findings:#?}"));
+        (name, lab::derive(&topology, &Pins::new()))
+    };
+    texts.into_iter().map(load).collect()
+}
+
+fn masked(lab: &Lab) -> Secrets {
+    Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()))
+}
+
+fn tree(host: &RenderedHost) -> String {
+    let mut text = String::new();
+    for file in &host.files {
+        text.push_str(&format!("==== {} {}:{} {}\n{}\n", file.path, file.owner, file.group, file.mode, file.content));
+    }
+    for task in &host.tasks {
+        text.push_str(&format!("==== task: {}\nunless: {}\n{}\n", task.name, task.unless, task.run));
+    }
+    for handler in &host.handlers {
+        text.push_str(&format!("==== handler: {}\n{}\n", handler.name, handler.run));
+    }
+    text
+}
+
+#[test]
+fn rendered_trees_of_shipped_topologies() {
+    let roles = roles();
+    for (name, lab) in topologies() {
+        for host in roles.render(&lab, &masked(&lab)).unwrap_or_else(|error| panic!("{name}: {error}")) {
+            insta::assert_snapshot!(format!("{}-{}", name.trim_end_matches(".yaml"), host.host), tree(&host));
+        }
+    }
+}
+
+#[test]
+fn scripts_for_hosts_are_valid_shell() {
+    let roles = roles();
+    for (name, lab) in topologies() {
+        for host in roles.render(&lab, &masked(&lab)).unwrap() {
+            let plan = HostPlan::new(&host, None);
+            let bundle = apply::bundle(&host, &plan);
+            let scripts = bundle.files.iter().filter(|(file, _)| !file.starts_with("file.")).cloned();
+            let facts = ("facts".to_owned(), facts::script(&host, true));
+            let logs = host.status.iter().chain(&host.logs).cloned();
+            for (what, script) in scripts.chain([facts]).chain(logs) {
+                check_shell(&format!("{name} {} {what}", host.host), &script);
+            }
+        }
+    }
+}
+
+/// `sh -n`: reads the script and runs nothing.
+#[expect(clippy::disallowed_methods, reason = "a test may run the shell; the planner may not")]
+fn check_shell(what: &str, script: &str) {
+    use std::{
+        io::Write as _,
+        process::{Command, Stdio},
+    };
+    let mut shell = Command::new("sh").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = shell.wait_with_output().unwrap();
+    assert!(output.status.success(), "{what}: {}\n{script}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What a host says once everything is as it should be: then nothing is left to do.
+#[test]
+fn a_host_that_has_everything_has_nothing_to_do() {
+    let roles = roles();
+    for lab in topologies().values() {
+        for host in roles.render(lab, &masked(lab)).unwrap() {
+            let before = HostPlan::new(&host, None);
+            assert!(!before.is_empty());
+            let files = host.files.iter().map(|f| (&f.owner, &f.group, &f.mode, &f.path));
+            let stats: String = files
+                .chain(host.directories.iter().map(|d| (&d.owner, &d.group, &d.mode, &d.path)))
+                .map(|(owner, group, mode, path)| format!("{owner} {group} {} {path}\n", mode.trim_start_matches('0')))
+                .collect();
+            let sum = |f: &pgplan::render::File| format!("{}  {}\n", pgplan::digest::hex(f.content.as_bytes()), f.path);
+            let sums: String = host.files.iter().map(sum).collect();
+            let packages: String = host.packages.iter().map(|name| format!("{name} ii \n")).collect();
+            let done: String = (0..host.tasks.len()).map(|index| format!("{index}\n")).collect();
+            let answer = format!(
+                "@boot\nb\nm\n@stats\n{stats}@sums\n{sums}@installed\n@packages\n{packages}@done\n{done}@end\n"
+            );
+            let facts = facts::parse(&answer).unwrap();
+            let after = HostPlan::new(&host, Some(&facts));
+            assert!(after.is_empty(), "{after}");
+        }
+    }
+    assert!(facts::parse("@boot\nb\nm\n@stats\n").is_err(), "an answer that was cut short is no answer");
+}
