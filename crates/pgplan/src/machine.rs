@@ -212,7 +212,7 @@ impl BootImage {
             format,
             kernel: direct.then(|| path(ImagePart::Kernel)),
             initrd: direct.then(|| path(ImagePart::Initrd)),
-            cmdline: direct.then_some(cmdline).unwrap_or_default().to_owned(),
+            cmdline: if direct { cmdline.to_owned() } else { String::new() },
         }
     }
 }

@@ -260,6 +260,13 @@ pub struct HostSeen {
     pub mgmt: Option<Ipv4Addr>,
 }
 
+impl DomainState {
+    /// Whether the machine holds memory of the hypervisor.
+    pub fn has_memory(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Crashed)
+    }
+}
+
 impl AnyDomain {
     /// The lab it belongs to: it carries the mark, under the name that the mark gives it. A copy that somebody made
     /// of one of our domains carries the mark too, but under another name: it is not ours.
@@ -379,7 +386,8 @@ impl Inventory {
         }
         let others = self.interfaces.iter().filter(|name| !own_bridges.contains(name.as_str()));
         foreign.interfaces.extend(others.cloned());
-        for (subnet, interface) in &self.routes {
+        // A route to a whole private block is what VPNs have: a network inside it takes precedence, and works.
+        for (subnet, interface) in self.routes.iter().filter(|(subnet, _)| subnet.prefix() > 12) {
             if !own_bridges.contains(interface.as_str()) && !foreign.subnets.iter().any(|(s, _)| s == subnet)
             {
                 foreign.subnets.push((*subnet, format!("interface `{interface}`")));

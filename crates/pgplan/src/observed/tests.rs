@@ -108,7 +108,8 @@ fn what_others_have_is_in_the_way() {
     inventory.domains[0].mark = None;
     inventory.domains[1].name = "renamed".into();
     inventory.networks[0].mark = Some(mark("other", "data"));
-    inventory.routes.push(("10.0.0.0/8".parse().unwrap(), "tun0".into()));
+    inventory.routes.push(("10.77.0.0/16".parse().unwrap(), "tun0".into()));
+    inventory.routes.push(("10.0.0.0/8".parse().unwrap(), "vpn0".into()));
     inventory.pool = PoolSeen::Foreign("a pool with another UUID".into());
     let infra = inventory.infra("lab");
     assert!(infra.domains.is_empty());
