@@ -1,7 +1,17 @@
 //! The imperative shell of pgprov: libvirt, SSH, files and the terminal around the pure planner in `pgplan`.
 
+pub mod cli;
+pub mod commands;
+pub mod connect;
 pub mod durable;
+pub mod error;
+pub mod execute;
+pub mod files;
+pub mod graph;
+pub mod image;
 pub mod libvirt;
+pub mod observe;
 pub mod secrets;
 pub mod ssh;
 pub mod state;
+pub mod ui;
