@@ -8,7 +8,7 @@ mod value;
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use crate::suggest::did_you_mean;
-pub use value::check_value;
+pub use value::{amount, check_text, check_value};
 
 /// A setting of one major version.
 #[derive(Debug)]

@@ -77,10 +77,19 @@ impl Findings {
     /// Adds what `finding` makes. It is not called when there is no room, so a suggestion in it costs nothing then.
     pub fn add(&mut self, finding: impl FnOnce() -> Finding) {
         if self.list.len() < FINDINGS_MAX {
-            self.list.push(finding());
+            let mut finding = finding();
+            for text in [&mut finding.message, &mut finding.path].into_iter().chain(&mut finding.hints) {
+                cut(text);
+            }
+            self.list.push(finding);
         } else {
             self.dropped += 1;
         }
+    }
+
+    /// Whether there is a finding with the same place and path as `finding`.
+    pub fn contains_at(&self, finding: &Finding) -> bool {
+        self.list.iter().any(|other| (other.span, &other.path) == (finding.span, &finding.path))
     }
 
     /// Whether findings were dropped.
@@ -102,5 +111,14 @@ impl Findings {
             self.list.push(Finding { severity, ..Finding::error(last.span, "", message) });
         }
         self.list
+    }
+}
+
+/// Cuts a text that quotes too much of the user's.
+fn cut(text: &mut String) {
+    const CHARS_MAX: usize = 500;
+    if let Some((end, _)) = text.char_indices().nth(CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
     }
 }

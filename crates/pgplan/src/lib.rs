@@ -11,18 +11,20 @@
 //! 6. [`plan`] compares them with what was [`observed`] and lists the steps to take.
 
 pub mod catalogue;
+pub mod check;
 pub mod digest;
+pub mod excerpt;
 pub mod finding;
 pub mod host;
-pub mod role;
-pub mod render;
-pub mod profile;
-pub mod plan;
 pub mod lab;
 pub mod machine;
 pub mod observed;
-pub mod secrets;
+pub mod plan;
+pub mod profile;
+pub mod render;
+pub mod role;
 pub mod schema;
+pub mod secrets;
 pub mod size;
 pub mod subnet;
 pub mod suggest;

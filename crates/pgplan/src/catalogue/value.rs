@@ -22,7 +22,7 @@ pub fn check_value(setting: &Setting, text: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// When it has control characters such as line ends, or is too long.
-pub(super) fn check_text(text: &str) -> Result<(), String> {
+pub fn check_text(text: &str) -> Result<(), String> {
     const BYTES_MAX: usize = 8192;
     if let Some(c) = text.chars().find(|c| c.is_control()) {
         return Err(format!(
@@ -102,17 +102,40 @@ pub(super) fn units(setting: &Setting) -> Option<(&'static [(&'static str, f64)]
 }
 
 fn check_number(setting: &Setting, text: &str) -> Result<(), String> {
+    let number = number(setting, text)?;
+    // pg_settings prints the largest double with six digits.
+    let max = if setting.max > 1e308 { f64::MAX } else { setting.max };
+    if number.is_finite() && number >= setting.min && number <= max {
+        return Ok(());
+    }
     let units = units(setting);
-    let what = if setting.kind == Kind::Integer { "a whole number" } else { "a number" };
+    let (min, max) = (show(setting.min, units), show(setting.max, units));
+    Err(format!("`{}` is outside the range of `{}`: {min} .. {max}", short(text), setting.name))
+}
+
+/// The value of a number in bytes or microseconds, or plain when the setting has no unit; `None` when it is none.
+pub fn amount(setting: &Setting, text: &str) -> Option<f64> {
+    let is_number = matches!(setting.kind, Kind::Integer | Kind::Real);
+    let own = units(setting).map_or(1.0, |(_, own)| own);
+    number(setting, text).ok().filter(|_| is_number).map(|number| number * own)
+}
+
+/// The number in the unit of the setting.
+fn number(setting: &Setting, text: &str) -> Result<f64, String> {
+    let units = units(setting);
+    let integer = setting.kind == Kind::Integer;
     let names =
         |table: &[(&str, f64)]| table.iter().rev().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-    let error = || match units {
-        Some((table, _)) => {
-            format!("`{}` is not {what} with a unit (allowed: {})", short(text), names(table))
+    let error = || {
+        let what = if integer { "a whole number" } else { "a number" };
+        match units {
+            Some((table, _)) => {
+                format!("`{}` is not {what} with a unit (allowed: {})", short(text), names(table))
+            }
+            None => format!("`{}` is not {what}", short(text)),
         }
-        None => format!("`{}` is not {what}", short(text)),
     };
-    let (mut number, rest) = scan(text, setting.kind == Kind::Integer).ok_or_else(error)?;
+    let (mut number, rest) = scan(text, integer).ok_or_else(error)?;
     let unit = rest.trim_matches(is_space);
     if !unit.is_empty() {
         let Some((table, own)) = units else {
@@ -120,26 +143,16 @@ fn check_number(setting: &Setting, text: &str) -> Result<(), String> {
             return Err(if looks_like_unit { format!("`{}` takes no unit", setting.name) } else { error() });
         };
         let factor = table.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
-        let factor = factor.ok_or_else(|| {
+        number *= factor.ok_or_else(|| {
             let spelt = table.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
             let meant = spelt.map_or_else(
                 || format!("`{}` is not a unit of `{}`", short(unit), setting.name),
                 |(name, _)| format!("`{}` is not a unit, did you mean `{name}`?", short(unit)),
             );
             format!("{meant} (allowed: {})", names(table))
-        })?;
-        number *= factor / own;
+        })? / own;
     }
-    if setting.kind == Kind::Integer {
-        number = number.round_ties_even();
-    }
-    // pg_settings prints the largest double with six digits.
-    let max = if setting.max > 1e308 { f64::MAX } else { setting.max };
-    if number.is_finite() && number >= setting.min && number <= max {
-        return Ok(());
-    }
-    let (min, max) = (show(setting.min, units), show(setting.max, units));
-    Err(format!("`{}` is outside the range of `{}`: {min} .. {max}", short(text), setting.name))
+    Ok(if integer { number.round_ties_even() } else { number })
 }
 
 /// The number at the beginning and what follows. Whole numbers may be octal (017) or hexadecimal (0x1F).

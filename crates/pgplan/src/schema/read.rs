@@ -252,13 +252,17 @@ impl<'s> Reader<'s, '_> {
         place: &Place<'_>,
         meant: &mut Vec<&'s str>,
     ) {
+        let known =
+            || properties.and_then(Json::as_object).into_iter().flat_map(Map::keys).map(String::as_str);
+        // A guess compares with all names: not for thousands of keys.
+        let guess = if self.findings.overflowed() { None } else { closest(name, known()) };
+        if let Some(guess) = guess {
+            meant.push(guess);
+            self.hole(&place.key(guess, span));
+        }
         let root = self.root;
         self.findings.add(|| {
             let path = place.key(name, span).path();
-            let known =
-                || properties.and_then(Json::as_object).into_iter().flat_map(Map::keys).map(String::as_str);
-            let guess = closest(name, known());
-            meant.extend(guess);
             let finding =
                 Finding::error(span, path, format!("unknown key `{}`{}", short(name), place.inside()));
             let elsewhere = if guess.is_none() { elsewhere(root, name) } else { None };
