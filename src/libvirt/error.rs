@@ -87,7 +87,8 @@ impl Error {
             Self::Call { code: Some(ErrorNumber::XmlInvalidSchema), .. } => {
                 Some("this libvirt is older than pgprov needs (9.0)")
             }
-            Self::Call { .. } | Self::Answer { .. } | Self::File { .. } => None,
+            Self::Call { message, .. } => hint_by_message(message),
+            Self::Answer { .. } | Self::File { .. } => None,
         }
     }
 
@@ -111,6 +112,23 @@ impl Error {
             None
         };
         Self::Connect { uri: uri.to_owned(), message: message.to_owned(), hint }
+    }
+}
+
+/// Failures of the hypervisor's set-up, for which libvirt has no codes.
+fn hint_by_message(message: &str) -> Option<&'static str> {
+    if message.contains("virtlogd") {
+        Some("start it with `sudo systemctl start virtlogd.socket`")
+    } else if message.contains("Permission denied") {
+        Some(
+            "the user that QEMU runs as (libvirt-qemu) has to be able to enter the folder of the storage pool",
+        )
+    } else if message.contains("No space left") {
+        Some(
+            "free space on the file system of the storage pool, or remove labs and images that are not needed",
+        )
+    } else {
+        None
     }
 }
 

@@ -47,6 +47,28 @@ impl Libvirt {
         read::pool_path(&xml).map_err(|message| Error::Answer { operation: operation.to_owned(), message })
     }
 
+    /// Removes our storage pool and its folder when nothing is in it. Returns whether it did.
+    ///
+    /// # Errors
+    /// As [`Libvirt::ensure_pool`].
+    pub fn remove_empty_pool(&self) -> Result<bool> {
+        self.call("remove the storage pool", SLOW, |connect| {
+            let Some(pool) = our_pool(connect)? else { return Ok(false) };
+            if !pool.is_active()? {
+                return Ok(false);
+            }
+            pool.refresh(0)?;
+            if pool.num_of_volumes()? > 0 {
+                return Ok(false);
+            }
+            pool.destroy()?;
+            // A folder that holds what libvirt does not count as volumes stays.
+            let _ = pool.delete(0);
+            pool.undefine()?;
+            Ok(true)
+        })
+    }
+
     /// Makes the disk of a host; one that exists stays as it is. `xml` is the one of
     /// [`pgplan::machine::overlay_volume`].
     ///

@@ -146,6 +146,12 @@ fn a_lab_is_removed_with_all_that_is_its_own_and_nothing_else() {
     let after = libvirt.observe("other").unwrap();
     assert_eq!((before.domains, before.networks, before.disks), (after.domains, after.networks, after.disks));
     assert!(libvirt.remove_lab("lab").unwrap().is_empty());
+    // The pool goes with the last volume, not before.
+    assert!(!libvirt.remove_empty_pool().unwrap());
+    libvirt.remove_lab("other").unwrap();
+    assert!(libvirt.remove_empty_pool().unwrap());
+    assert!(!libvirt.remove_empty_pool().unwrap());
+    assert_eq!(libvirt.observe("lab").unwrap().pool, PoolSeen::Missing);
 }
 
 #[test]

@@ -1,0 +1,283 @@
+//! The command line: types only. docs/cli.md is made from them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::ui::{Color, Format};
+
+/// Turns one topology YAML into a running PostgreSQL lab of virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "pgprov", version, max_term_width = 100, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What it is about.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// libvirt connection, e.g. qemu+ssh://root@host/system [default: $LIBVIRT_DEFAULT_URI or qemu:///system]
+    #[arg(long, global = true, value_name = "URI")]
+    pub connect: Option<String>,
+    /// How to answer
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+    /// Print no progress and no remarks
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Folder whose roles/ and templates/ add to the built-in ones, or replace them by name
+    #[arg(long, global = true, env = "PGPROV_ASSETS", value_name = "DIR")]
+    pub assets: Option<PathBuf>,
+    /// Folder of the storage pool on the hypervisor, when it has to be made
+    #[arg(long, global = true, env = "PGPROV_POOL_PATH", value_name = "DIR")]
+    pub pool_path: Option<String>,
+}
+
+/// The verbs
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a commented topology to start from
+    Init(Init),
+    /// Check a topology and report everything that is wrong with it
+    Validate(TopologyFile),
+    /// Show what `up` would do; exit code 4 when there is something to do
+    Plan(TopologyFile),
+    /// Create a lab, or bring it in line with its topology
+    Up(Up),
+    /// Show the hosts of a lab: roles, replication, lag
+    Status(LabArg),
+    /// Log in to a host, or run a command on it
+    Ssh(Ssh),
+    /// Run a command on several hosts at once
+    Exec(Exec),
+    /// Run psql on a host
+    Psql(Psql),
+    /// Show the logs of a host
+    Logs(Logs),
+    /// Render all files of all hosts into a folder, without a lab
+    Render(Render),
+    /// Draw the lab
+    Graph(Graph),
+    /// Print an OpenSSH configuration for the hosts of a lab
+    SshConfig(LabArg),
+    /// Freeze a lab to disk, with its memory
+    Suspend(LabArg),
+    /// Wake a suspended lab
+    Resume(LabArg),
+    /// Take a lab away: its hosts, networks, disks and secrets, and nothing else
+    Destroy(Destroy),
+    /// Build, list and remove images
+    #[command(subcommand)]
+    Image(Image),
+    /// Check this machine for everything that pgprov needs
+    Doctor,
+    /// Print the JSON Schema of topologies, for editors
+    Schema,
+    /// Print a completion script for a shell
+    Completion(Completion),
+}
+
+/// A topology file
+#[derive(Args, Debug)]
+pub struct TopologyFile {
+    /// Topology file
+    #[arg(value_name = "TOPOLOGY")]
+    pub file: PathBuf,
+}
+
+/// A lab by name or topology
+#[derive(Args, Clone, Debug, Default)]
+pub struct LabArg {
+    /// Name of the lab, or its topology file [default: the only lab there is]
+    #[arg(value_name = "LAB", env = "PGPROV_LAB")]
+    pub lab: Option<String>,
+}
+
+/// A lab by option
+#[derive(Args, Clone, Debug, Default)]
+pub struct LabOption {
+    /// Name of the lab, or its topology file [default: the only lab there is]
+    #[arg(short, long = "lab", value_name = "LAB", env = "PGPROV_LAB")]
+    pub lab: Option<String>,
+}
+
+/// Arguments of init
+#[derive(Args, Debug)]
+pub struct Init {
+    /// File to write
+    #[arg(value_name = "FILE", default_value = "lab.yaml")]
+    pub file: PathBuf,
+}
+
+/// Arguments of up
+#[derive(Args, Debug)]
+pub struct Up {
+    /// Topology file
+    #[arg(value_name = "TOPOLOGY")]
+    pub file: PathBuf,
+    /// Show the plan and stop, as `pgprov plan` does
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do what interrupts or destroys hosts without asking
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Seconds that one host may take to boot and answer
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub boot_timeout: u64,
+}
+
+/// Arguments of ssh
+#[derive(Args, Debug)]
+pub struct Ssh {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Host to log in to
+    pub host: String,
+    /// Command to run there [default: a shell]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Arguments of exec
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Host to run it on, may be repeated [default: all]
+    #[arg(long = "host", value_name = "HOST")]
+    pub hosts: Vec<String>,
+    /// Seconds the command may take
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Command, run by a shell on each host
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Arguments of psql
+#[derive(Args, Debug)]
+pub struct Psql {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Host to run psql on: as user postgres on a database host, else as root
+    pub host: String,
+    /// Arguments of psql
+    #[arg(last = true, allow_hyphen_values = true, value_name = "ARGS")]
+    pub args: Vec<String>,
+}
+
+/// Arguments of logs
+#[derive(Args, Debug)]
+pub struct Logs {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Host whose logs to show
+    pub host: String,
+    /// Only the log of this role [default: all roles of the host that keep one]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// How many lines of each
+    #[arg(short = 'n', long, default_value_t = 50, value_name = "COUNT")]
+    pub lines: u32,
+    /// Show the serial console instead; works when SSH does not
+    #[arg(long)]
+    pub console: bool,
+}
+
+/// Arguments of render
+#[derive(Args, Debug)]
+pub struct Render {
+    /// Topology file
+    #[arg(value_name = "TOPOLOGY")]
+    pub file: PathBuf,
+    /// Folder to write to; one folder a host inside
+    #[arg(long, default_value = "rendered", value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Arguments of graph
+#[derive(Args, Debug)]
+pub struct Graph {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabArg,
+    /// What to draw it as
+    #[arg(long, value_enum, default_value_t)]
+    pub format: GraphFormat,
+    /// File to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Format of a graph
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum GraphFormat {
+    /// A picture for browsers and slides
+    #[default]
+    Svg,
+    /// Text that Markdown viewers draw
+    Mermaid,
+}
+
+/// Arguments of destroy
+#[derive(Args, Debug)]
+pub struct Destroy {
+    /// Name of the lab, or its topology file
+    #[arg(value_name = "LAB", env = "PGPROV_LAB", required_unless_present = "all")]
+    pub lab: Option<String>,
+    /// Every lab on this hypervisor
+    #[arg(long, conflicts_with = "lab")]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Verbs for images
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Build or download the image of a topology, or of a release, unless it is there
+    Build(ImageBuild),
+    /// List images, and the labs that use them
+    List,
+    /// Remove images that no lab uses
+    Remove(ImageRemove),
+}
+
+/// Arguments of image build
+#[derive(Args, Debug)]
+pub struct ImageBuild {
+    /// Topology file, or debian-13, or debian-12
+    #[arg(value_name = "TOPOLOGY|RELEASE", default_value = "debian-13")]
+    pub what: String,
+    /// Debian mirror to build from [default: the one this machine uses]
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+}
+
+/// Arguments of image remove
+#[derive(Args, Debug)]
+pub struct ImageRemove {
+    /// Name as `image list` shows it
+    pub name: String,
+}
+
+/// Arguments of completion
+#[derive(Args, Debug)]
+pub struct Completion {
+    /// The shell
+    pub shell: Shell,
+}

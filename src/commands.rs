@@ -1,0 +1,64 @@
+//! One file a verb. Each gets the terminal, the global options and its arguments; none decides what a plan holds.
+
+pub mod context;
+pub mod destroy;
+pub mod doctor;
+pub mod exec;
+pub mod graph;
+pub mod image;
+pub mod init;
+pub mod logs;
+pub mod plan;
+pub mod psql;
+pub mod render;
+pub mod ssh;
+pub mod ssh_config;
+pub mod status;
+pub mod suspend;
+pub mod up;
+pub mod validate;
+
+use clap::CommandFactory as _;
+
+use crate::{
+    cli::{Cli, Command},
+    error::Result,
+    ui::Ui,
+};
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever the command fails with, for [`Ui::error`] and the exit code.
+pub fn run(cli: Cli, ui: &Ui) -> Result {
+    let global = &cli.global;
+    match cli.command {
+        Command::Init(args) => init::run(ui, &args),
+        Command::Validate(args) => validate::run(ui, global, &args),
+        Command::Plan(args) => plan::run(ui, global, &args.file),
+        Command::Up(args) => up::run(ui, global, &args),
+        Command::Status(args) => status::run(ui, global, &args),
+        Command::Ssh(args) => ssh::run(global, &args),
+        Command::Exec(args) => exec::run(ui, global, &args),
+        Command::Psql(args) => psql::run(global, &args),
+        Command::Logs(args) => logs::run(ui, global, &args),
+        Command::Render(args) => render::run(ui, global, &args),
+        Command::Graph(args) => graph::run(ui, global, &args),
+        Command::SshConfig(args) => ssh_config::run(ui, global, &args),
+        Command::Suspend(args) => suspend::suspend(ui, global, &args),
+        Command::Resume(args) => suspend::resume(ui, global, &args),
+        Command::Destroy(args) => destroy::run(ui, global, &args),
+        Command::Image(args) => image::run(ui, global, &args),
+        Command::Doctor => doctor::run(ui, global),
+        Command::Schema => {
+            ui.out_json(&pgplan::check::schema());
+            Ok(())
+        }
+        Command::Completion(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "pgprov", &mut script);
+            ui.out(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    }
+}

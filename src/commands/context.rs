@@ -1,0 +1,235 @@
+//! What commands start from: roles, a checked topology, a lab that exists.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use pgplan::{
+    check::{self, Checked, Known, RoleInfo},
+    excerpt,
+    finding::Severity,
+    lab::{self, Host, Lab, Pins},
+    render::{RenderedHost, Roles},
+    secrets::Secrets,
+    topology::Topology,
+};
+
+use crate::{
+    cli::Global,
+    error::{Error, Kind, Result},
+    files,
+    ssh::{Session, Target},
+    state::{self, LabState},
+    ui::Ui,
+};
+
+/// Size of a topology file beyond which it is not even read.
+const TOPOLOGY_BYTES: u64 = 8 << 20;
+/// How long a host that is up may take to answer.
+pub const CONNECT: Duration = Duration::from_secs(20);
+
+/// Roles and templates.
+pub struct Assets {
+    /// The roles, parsed.
+    pub roles: Roles,
+}
+
+impl Assets {
+    /// Reads built-in roles and those of `--assets`.
+    ///
+    /// # Errors
+    /// A manifest or template that cannot be used.
+    pub fn load(global: &Global) -> Result<Self> {
+        let sources = files::sources(global.assets.as_deref())?;
+        let roles = Roles::parse(&sources).map_err(|bad| {
+            let text = |file: &str| {
+                let name = file.strip_prefix("roles/").unwrap_or(file);
+                sources.roles.get(name).map_or("", String::as_str)
+            };
+            let all: String = bad.iter().map(|(file, findings)| excerpt::render(findings, file, text(file))).collect();
+            Error::new(Kind::Invalid, format!("role manifests or templates have errors\n{all}"))
+        })?;
+        Ok(Self { roles })
+    }
+
+    /// Reads and checks a topology file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn check_file(&self, file: &Path) -> Result<(String, Checked)> {
+        let bytes = read_limited(file)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok((text.clone(), self.check(&text)))
+    }
+
+    /// Checks a topology.
+    pub fn check(&self, text: &str) -> Checked {
+        let role = |name: &String| RoleInfo { name: name.clone() };
+        let known = Known { roles: self.roles.manifests().keys().map(role).collect() };
+        check::check_text(text, &known)
+    }
+
+    /// Reads a topology file that has no errors; its warnings are printed.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has errors: the findings are the message.
+    pub fn topology(&self, ui: &Ui, file: &Path) -> Result<(String, Topology)> {
+        let (text, checked) = self.check_file(file)?;
+        let name = file.display().to_string();
+        let shown = excerpt::render(&checked.findings, &name, &text);
+        match checked.topology {
+            Some(topology) if checked.findings.iter().all(|f| f.severity != Severity::Error) => {
+                if !shown.is_empty() {
+                    ui.say(shown.trim_end());
+                }
+                Ok((text, topology))
+            }
+            _ => Err(Error::new(Kind::Invalid, format!("{name} has errors\n{}", shown.trim_end()))),
+        }
+    }
+}
+
+fn read_limited(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = file.display();
+    let length = fs::metadata(file).with_context(|| format!("cannot read {name}"))?.len();
+    anyhow::ensure!(length <= TOPOLOGY_BYTES, "{name} has {length} bytes; a topology has at most {TOPOLOGY_BYTES}");
+    fs::read(file).with_context(|| format!("cannot read {name}"))
+}
+
+/// A lab that `up` has made, as it was last applied.
+pub struct OpenLab {
+    /// Its state directory.
+    pub state: LabState,
+    /// Its topology with everything derived.
+    pub lab: Lab,
+}
+
+impl OpenLab {
+    /// Opens a lab by name, by topology file, or the only one there is.
+    ///
+    /// # Errors
+    /// There is no such lab, or the choice is not clear.
+    pub fn find(global: &Global, wanted: Option<&str>) -> Result<(Self, Assets)> {
+        let assets = Assets::load(global)?;
+        let root = state::root()?;
+        let name = match wanted {
+            Some(wanted) => lab_name(&assets, wanted)?,
+            None => only_lab(&root)?,
+        };
+        let state = LabState::open(&root, &name)?.ok_or_else(|| {
+            Error::usage(format!("there is no lab `{name}`")).hint("labs are made by `pgprov up TOPOLOGY`; `pgprov status` lists them")
+        })?;
+        let lab = applied(&assets, &state)?;
+        Ok((Self { state, lab }, assets))
+    }
+
+    /// The host of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        self.lab.host(name).ok_or_else(|| {
+            let names: Vec<&str> = self.lab.hosts.iter().map(|host| host.name.as_str()).collect();
+            Error::usage(format!("lab {} has no host `{name}`", self.lab.name)).hint(format!("hosts: {}", names.join(", ")))
+        })
+    }
+
+    /// Connects to a host that is up.
+    ///
+    /// # Errors
+    /// It does not answer in time, or is not the one we know.
+    pub fn connect(&self, host: &Host) -> Result<Session> {
+        Ok(Session::connect(&target(&self.state, host), Instant::now() + CONNECT)?)
+    }
+
+    /// What roles say about the host: status and log scripts, files without their secrets.
+    ///
+    /// # Errors
+    /// A template that cannot be rendered.
+    pub fn rendered(&self, assets: &Assets) -> Result<Vec<RenderedHost>> {
+        Ok(assets.roles.render(&self.lab, &masked(&self.lab))?)
+    }
+}
+
+/// The lab as it was last applied, from the copy of its topology and the addresses its hosts got.
+fn applied(assets: &Assets, state: &LabState) -> Result<Lab> {
+    let file = state.topology();
+    let unfinished = || format!("lab {} was never brought up completely", state.lab());
+    let text = fs::read_to_string(&file).with_context(unfinished)?;
+    let topology = assets.check(&text).topology.with_context(|| format!("{} is damaged", file.display()))?;
+    Ok(lab::derive(&topology, &pins(state)?))
+}
+
+/// Secrets that are none, for files that are only looked at.
+pub fn masked(lab: &Lab) -> Secrets {
+    Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()))
+}
+
+/// Where and how to reach a host over SSH.
+pub fn target(state: &LabState, host: &Host) -> Target {
+    Target {
+        name: host.name.clone(),
+        addr: SocketAddr::from((host.mgmt.address, 22)),
+        user: "root".to_owned(),
+        key_file: state.key(),
+        known_hosts: state.known_hosts(),
+    }
+}
+
+fn pins_file(state: &LabState) -> PathBuf {
+    state.topology().with_file_name("addresses.json")
+}
+
+/// The indexes in their subnets that hosts of the lab got.
+///
+/// # Errors
+/// The file is there but cannot be read.
+pub fn pins(state: &LabState) -> Result<Pins> {
+    let file = pins_file(state);
+    match fs::read(&file) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display()))?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Pins::new()),
+        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot read {}", file.display())).into()),
+    }
+}
+
+/// Keeps which indexes in their subnets the hosts of the lab have.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn keep_pins(state: &LabState, lab: &Lab) -> Result {
+    let index = |host: &Host| Some((host.name.clone(), lab.mgmt.subnet.index_of(host.mgmt.address)?));
+    let pins: BTreeMap<String, u32> = lab.hosts.iter().filter_map(index).collect();
+    Ok(state.write(&pins_file(state), &serde_json::to_vec_pretty(&pins)?)?)
+}
+
+/// The name of a lab that was given by name or by topology file.
+///
+/// # Errors
+/// A file that is no topology.
+pub fn lab_name(assets: &Assets, wanted: &str) -> Result<String> {
+    let file = Path::new(wanted);
+    let is_file = wanted.contains(['/', '.']) || file.is_file();
+    if !is_file {
+        return Ok(wanted.to_owned());
+    }
+    let (_, checked) = assets.check_file(file)?;
+    let topology = checked.topology.ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("{wanted} has errors")).hint(format!("see `pgprov validate {wanted}`, or give the name of the lab"))
+    })?;
+    Ok(topology.lab)
+}
+
+fn only_lab(root: &Path) -> Result<String> {
+    let mut labs = state::list(root)?;
+    match labs.len() {
+        1 => Ok(labs.remove(0)),
+        0 => Err(Error::usage("there is no lab").hint("make one: pgprov up topologies/lab.yaml")),
+        _ => Err(Error::usage(format!("there are {} labs: say which one", labs.len())).hint(format!("labs: {}", labs.join(", ")))),
+    }
+}

@@ -1,0 +1,67 @@
+//! `pgprov destroy`: takes a lab away by its marks, whether its topology still exists or not.
+
+use std::time::Duration;
+
+use super::context::{Assets, lab_name};
+use crate::{
+    cli::{Destroy, Global},
+    error::{Error, Result},
+    libvirt::Libvirt,
+    state::{self, LabState},
+    ui::Ui,
+};
+
+const LOCK: Duration = Duration::from_secs(10);
+
+/// Shows what will go, asks, and removes it.
+///
+/// # Errors
+/// Consent was not given, or libvirt refuses.
+pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
+    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let root = state::root()?;
+    let seen = libvirt.inventory()?.labs();
+    let labs: Vec<String> = match &args.lab {
+        Some(lab) => vec![lab_name(&Assets::load(global)?, lab)?],
+        None => {
+            let mut all: Vec<String> = seen.keys().cloned().chain(state::list(&root)?).collect();
+            all.sort();
+            all.dedup();
+            all
+        }
+    };
+    let exists = |lab: &String| seen.contains_key(lab) || LabState::open(&root, lab).is_ok_and(|state| state.is_some());
+    let (there, gone): (Vec<String>, Vec<String>) = labs.into_iter().partition(exists);
+    for lab in &gone {
+        ui.out(&format!("there is no lab {lab}: nothing to destroy"));
+    }
+    if there.is_empty() {
+        return Ok(());
+    }
+    for lab in &there {
+        let hosts = seen.get(lab).map(|lab| lab.hosts.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        ui.say(&format!("lab {lab}: {} hosts with their disks ({}), its networks and secrets", hosts.len(), hosts.join(", ")));
+    }
+    if !args.yes && !ui.confirm("Destroy?") {
+        return Err(Error::usage("not confirmed").hint("add --yes to do it without asking"));
+    }
+    for lab in &there {
+        destroy(ui, &libvirt, &root, lab)?;
+    }
+    Ok(())
+}
+
+/// The state goes last: while anything is left, the lab can still be found and destroyed.
+fn destroy(ui: &Ui, libvirt: &Libvirt, root: &std::path::Path, lab: &str) -> Result {
+    let state = LabState::open(root, lab)?;
+    let lock = state.as_ref().map(|state| state.lock("pgprov destroy", LOCK)).transpose()?;
+    let line = ui.line(lab, lab.len());
+    line.now("destroying");
+    libvirt.remove_lab(lab)?;
+    if let (Some(state), Some(lock)) = (state, lock) {
+        state.remove(lock)?;
+    }
+    line.drop_quietly();
+    ui.out(&format!("lab {lab} is destroyed"));
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! `pgprov psql HOST -- ARGS`: psql on that host, with a terminal when there is one.
+
+use std::{ffi::OsString, io::IsTerminal as _};
+
+use pgplan::lab::POSTGRES_ROLE;
+
+use super::{
+    context::OpenLab,
+    ssh::{become_ssh, quote},
+};
+use crate::{
+    cli::{Global, Psql},
+    error::Result,
+};
+
+/// Becomes ssh, which runs psql: as the superuser on a database host, through the `-rw` service elsewhere.
+///
+/// # Errors
+/// There is no such lab or host.
+pub fn run(global: &Global, args: &Psql) -> Result {
+    let (open, _) = OpenLab::find(global, args.lab.lab.as_deref())?;
+    let host = open.host(&args.host)?;
+    let words: Vec<String> = args.args.iter().map(|arg| quote(arg)).collect();
+    let command = if host.has_role(POSTGRES_ROLE) {
+        format!("cd / && exec runuser -u postgres -- psql {}", words.join(" "))
+    } else {
+        format!("PGSERVICE={}-rw exec psql {}", open.lab.name, words.join(" "))
+    };
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    Err(become_ssh(&open, &args.host, terminal, [OsString::from(command)])?)
+}

@@ -1,0 +1,295 @@
+//! `pgprov status`: the hosts of a lab, asked all at once.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use pgplan::{
+    lab::{Host, Lab, POSTGRES_ROLE},
+    observed::{DomainState, Infra},
+    render::RenderedHost,
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::context::{OpenLab, target};
+use crate::{
+    cli::{Global, LabArg},
+    error::Result,
+    libvirt::Libvirt,
+    ssh::{Session, Target},
+    state::LabState,
+    ui::{self, Ui},
+};
+
+/// How long a host may take to connect; one that does not answer is part of the picture.
+pub const CONNECT: Duration = Duration::from_secs(6);
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// One host as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct HostStatus {
+    /// Name in the lab.
+    pub name: String,
+    /// `primary` or `standby` as the server says; else the first role.
+    pub role: String,
+    /// Roles in the topology.
+    pub roles: Vec<String>,
+    /// `running`, `paused`, `saved`, `off`, `crashed`, `missing`; `unreachable` when it runs but does not answer.
+    pub state: String,
+    /// On the data network.
+    pub address: String,
+    /// On the management network.
+    pub mgmt_address: String,
+    /// The host it should follow, by the topology.
+    pub follows: Option<String>,
+    /// Since boot.
+    pub uptime_seconds: Option<u64>,
+    /// What its PostgreSQL server says.
+    pub postgres: Option<Server>,
+    /// Why it could not be asked.
+    pub error: Option<String>,
+}
+
+/// A PostgreSQL server as it is now.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Server {
+    /// Whether it answers queries.
+    pub accepting: bool,
+    /// As the server says, e.g. `17.6 (Debian 17.6-1)`.
+    pub version: Option<String>,
+    /// Whether it replays another server's WAL.
+    pub in_recovery: Option<bool>,
+    /// Timeline of the last checkpoint.
+    pub timeline: Option<u64>,
+    /// Whether its upstream waits for it: `sync`, `potential`, `quorum`, `async`.
+    pub sync_state: Option<String>,
+    /// WAL the upstream wrote and this server has not replayed, in bytes.
+    pub lag_bytes: Option<u64>,
+    /// Age of that WAL, in seconds.
+    pub lag_seconds: Option<f64>,
+    /// State of its WAL receiver: `streaming` when all is well.
+    pub receiver: Option<String>,
+    /// Standbys that stream from it now.
+    pub standbys: Vec<String>,
+    /// Settings that wait for a restart.
+    pub pending_restart: Vec<String>,
+}
+
+/// Prints the table, or a list of labs when there is no one lab to show.
+///
+/// # Errors
+/// There is no such lab, or libvirt does not answer.
+pub fn run(ui: &Ui, global: &Global, args: &LabArg) -> Result {
+    if args.lab.is_none() && crate::state::list(&crate::state::root()?)?.len() != 1 {
+        return list(ui, global);
+    }
+    let (open, assets) = OpenLab::find(global, args.lab.as_deref())?;
+    let rendered = open.rendered(&assets)?;
+    let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
+    let hosts = collect(&open.state, &open.lab, &rendered, Some(&infra), CONNECT);
+    if ui.json() {
+        ui.out_json(&json!({"lab": open.lab.name, "hosts": hosts}));
+    } else {
+        ui.out(&table(ui, &hosts));
+        let primaries: Vec<&str> = hosts.iter().filter(|host| host.role == "primary").map(|host| host.name.as_str()).collect();
+        if primaries.len() > 1 {
+            ui.warn(&format!("{} accept writes: {}", primaries.len(), primaries.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn list(ui: &Ui, global: &Global) -> Result {
+    let labs = Libvirt::connect(global.connect.as_deref())?.inventory()?.labs();
+    if ui.json() {
+        ui.out_json(&json!({"labs": labs}));
+        return Ok(());
+    }
+    if labs.is_empty() {
+        ui.out("no labs; make one: pgprov up topologies/lab.yaml");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = labs
+        .values()
+        .map(|lab| {
+            let running = lab.hosts.values().filter(|host| host.state == DomainState::Running).count();
+            let hosts: Vec<&str> = lab.hosts.keys().map(String::as_str).collect();
+            vec![lab.name.clone(), format!("{running} of {} running", lab.hosts.len()), hosts.join(", ")]
+        })
+        .collect();
+    ui.out(&ui::table(&["LAB", "STATE", "HOSTS"], &rows));
+    Ok(())
+}
+
+/// Asks all hosts at once.
+pub fn collect(
+    state: &LabState,
+    lab: &Lab,
+    rendered: &[RenderedHost],
+    infra: Option<&Infra>,
+    limit: Duration,
+) -> Vec<HostStatus> {
+    let answers: BTreeMap<String, anyhow::Result<Map<String, Value>>> = thread::scope(|scope| {
+        let asked = lab.hosts.iter().filter(|host| domain_state(infra, host).is_none_or(|s| s == DomainState::Running));
+        let threads: Vec<_> = asked
+            .map(|host| {
+                let target = target(state, host);
+                let scripts = rendered.iter().find(|r| r.host == host.name).map(|r| r.status.as_slice()).unwrap_or_default();
+                (host.name.clone(), scope.spawn(move || ask(&target, scripts, limit)))
+            })
+            .collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked")));
+        threads.into_iter().map(|(name, thread)| (name, join(thread))).collect()
+    });
+    lab.hosts.iter().map(|host| host_status(host, domain_state(infra, host), infra.is_some(), &answers)).collect()
+}
+
+fn domain_state(infra: Option<&Infra>, host: &Host) -> Option<DomainState> {
+    infra?.domains.get(&host.name).map(|domain| domain.state)
+}
+
+/// Runs the status scripts of all roles and merges what they print.
+fn ask(target: &Target, scripts: &[(String, String)], limit: Duration) -> anyhow::Result<Map<String, Value>> {
+    let session = Session::connect(target, Instant::now() + limit)?;
+    let script: String = scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n")).collect();
+    let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, ANSWER)?;
+    let mut parts = Map::new();
+    let mut role = String::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        if let Some(name) = line.strip_prefix('@') {
+            name.clone_into(&mut role);
+        } else if let Ok(value) = serde_json::from_str::<Value>(line) {
+            parts.insert(role.clone(), value);
+        }
+    }
+    Ok(parts)
+}
+
+fn host_status(
+    host: &Host,
+    domain: Option<DomainState>,
+    observed: bool,
+    answers: &BTreeMap<String, anyhow::Result<Map<String, Value>>>,
+) -> HostStatus {
+    let answer = answers.get(&host.name);
+    let parts = answer.and_then(|answer| answer.as_ref().ok());
+    let postgres = host.has_role(POSTGRES_ROLE).then(|| server(host, answers)).flatten();
+    let state = match domain {
+        None if observed => "missing".to_owned(),
+        Some(DomainState::Running) | None if parts.is_none() => "unreachable".to_owned(),
+        Some(state) => format!("{state:?}").to_lowercase(),
+        None => "running".to_owned(),
+    };
+    let own = host.roles.get(1).or(host.roles.first()).cloned().unwrap_or_default();
+    let role = match postgres.as_ref().and_then(|server| server.in_recovery) {
+        Some(true) => "standby".to_owned(),
+        Some(false) => "primary".to_owned(),
+        None => own,
+    };
+    HostStatus {
+        name: host.name.clone(),
+        role,
+        roles: host.roles.clone(),
+        state,
+        address: host.data.address.to_string(),
+        mgmt_address: host.mgmt.address.to_string(),
+        follows: host.follows.clone(),
+        uptime_seconds: parts.and_then(|parts| parts.get("base")?.get("uptime_seconds")?.as_u64()),
+        postgres,
+        error: answer.and_then(|answer| answer.as_ref().err()).map(|error| format!("{error:#}")),
+    }
+}
+
+/// What the server says, with what its upstream says about it: lag and sync state are known only there.
+fn server(host: &Host, answers: &BTreeMap<String, anyhow::Result<Map<String, Value>>>) -> Option<Server> {
+    let said = |name: &str| answers.get(name)?.as_ref().ok()?.get(POSTGRES_ROLE);
+    let own = said(&host.name)?;
+    let text = |key: &str| own.get(key).and_then(Value::as_str).map(str::to_owned);
+    let names = |key: &str| own.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let as_upstream = answers.keys().filter_map(|name| {
+        said(name)?.get("standbys")?.as_array()?.iter().find(|standby| standby.get("name").and_then(Value::as_str) == Some(&host.name))
+    });
+    let upstream = as_upstream.into_iter().next();
+    let from_upstream = |key: &str| upstream.and_then(|standby| standby.get(key));
+    let in_recovery = own.get("in_recovery").and_then(Value::as_bool);
+    Some(Server {
+        accepting: own.get("accepting").and_then(Value::as_bool).unwrap_or(false),
+        version: text("version"),
+        in_recovery,
+        timeline: own.get("timeline").and_then(Value::as_u64),
+        sync_state: from_upstream("sync_state").and_then(Value::as_str).map(str::to_owned),
+        lag_bytes: from_upstream("lag_bytes").and_then(Value::as_f64).map(|bytes| bytes.max(0.0) as u64),
+        lag_seconds: from_upstream("lag_seconds").or(own.get("replay_lag_seconds")).and_then(Value::as_f64),
+        receiver: own.pointer("/receiver/status").and_then(Value::as_str).map(str::to_owned),
+        standbys: names("standbys").iter().filter_map(|s| Some(s.get("name")?.as_str()?.to_owned())).collect(),
+        pending_restart: names("pending_restart").iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
+    })
+}
+
+/// The status as a table, one line a host.
+pub fn table(ui: &Ui, hosts: &[HostStatus]) -> String {
+    let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
+    let header = ["HOST", "ROLE", "STATE", "ADDRESS", "MGMT", "POSTGRES", "SYNC", "LAG", "UPTIME"];
+    let mut text = ui::table(&header, &rows);
+    if let Some((first, rest)) = text.split_once('\n') {
+        text = format!("{}\n{rest}", ui.style("1", first));
+    }
+    for host in hosts {
+        if let Some(error) = &host.error {
+            text.push_str(&format!("{}: {}\n", host.name, ui::printable(error)));
+        }
+        for name in host.postgres.iter().flat_map(|server| &server.pending_restart) {
+            text.push_str(&format!("{}: {name} waits for a restart\n", host.name));
+        }
+    }
+    text
+}
+
+fn row(host: &HostStatus) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let server = host.postgres.as_ref();
+    let version = server.and_then(|s| s.version.as_deref()).and_then(|v| v.split(' ').next()).map(str::to_owned);
+    let postgres = match server {
+        Some(server) if !server.accepting => "not accepting".to_owned(),
+        _ => version.unwrap_or_else(dash),
+    };
+    let standby = host.role == "standby";
+    let sync = server.and_then(|s| s.sync_state.clone()).filter(|_| standby);
+    let sync = sync.or_else(|| server.filter(|_| standby).map(|s| s.receiver.clone().unwrap_or_else(|| "not streaming".into())));
+    let lag = server.filter(|_| standby).map(|s| {
+        let bytes = s.lag_bytes.map(bytes);
+        let seconds = s.lag_seconds.map(|seconds| format!("{seconds:.1} s"));
+        [bytes, seconds].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    });
+    vec![
+        host.name.clone(),
+        host.role.clone(),
+        host.state.clone(),
+        host.address.clone(),
+        host.mgmt_address.clone(),
+        postgres,
+        sync.unwrap_or_else(dash),
+        lag.filter(|lag| !lag.is_empty()).unwrap_or_else(dash),
+        host.uptime_seconds.map_or_else(dash, uptime),
+    ]
+}
+
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..=9_999 => format!("{bytes} B"),
+        10_000..=9_999_999 => format!("{} kB", bytes / 1000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
+fn uptime(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

@@ -1,0 +1,87 @@
+//! `pgprov suspend` and `resume`: a lab to disk with its memory, and back.
+
+use super::context::OpenLab;
+use crate::{
+    cli::{Global, LabArg},
+    error::{Error, Result},
+    execute,
+    libvirt::Libvirt,
+    ui::Ui,
+};
+use pgplan::observed::DomainState;
+use std::{thread, time::Duration};
+
+const LOCK: Duration = Duration::from_secs(10);
+
+/// Pauses all hosts, then saves them: none of them sees another one vanish.
+///
+/// # Errors
+/// There is no such lab, or libvirt refuses.
+pub fn suspend(ui: &Ui, global: &Global, args: &LabArg) -> Result {
+    let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
+    let _lock = open.state.lock("pgprov suspend", LOCK)?;
+    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let name = open.lab.name.as_str();
+    let infra = libvirt.observe(name)?;
+    let awake: Vec<&str> = infra
+        .domains
+        .iter()
+        .filter(|(_, domain)| matches!(domain.state, DomainState::Running | DomainState::Paused))
+        .map(|(host, _)| host.as_str())
+        .collect();
+    let line = ui.line(name, name.len());
+    line.now(&format!("saving {} hosts", awake.len()));
+    for host in &awake {
+        libvirt.pause_host(name, host)?;
+    }
+    each(&awake, |host| libvirt.save_host(name, host).map_err(Error::from))?;
+    line.done(&format!("{} hosts suspended", awake.len()));
+    ui.out(&format!("lab {name} is suspended; wake it with: pgprov resume {name}"));
+    Ok(())
+}
+
+/// Wakes all hosts at once, and sets their clocks.
+///
+/// # Errors
+/// There is no such lab, libvirt refuses, or a host does not answer.
+pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
+    let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
+    let _lock = open.state.lock("pgprov resume", LOCK)?;
+    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let name = open.lab.name.as_str();
+    let infra = libvirt.observe(name)?;
+    let asleep: Vec<&str> = infra
+        .domains
+        .iter()
+        .filter(|(_, domain)| domain.state != DomainState::Running)
+        .map(|(host, _)| host.as_str())
+        .collect();
+    let line = ui.line(name, name.len());
+    for (kind, network) in &infra.networks {
+        if !network.active {
+            libvirt.start_network(name, kind)?;
+        }
+    }
+    line.now(&format!("waking {} hosts", asleep.len()));
+    each(&asleep, |host| libvirt.start_host(name, host).map_err(Error::from))?;
+    line.now("setting clocks");
+    each(&asleep, |host| {
+        let host = open.host(host)?;
+        execute::set_clock(&open.connect(host)?)?;
+        Ok(())
+    })?;
+    line.done(&format!("{} hosts awake", asleep.len()));
+    ui.out(&format!("lab {name} is awake"));
+    Ok(())
+}
+
+/// Does the same with every host at once; the first failure is the result.
+fn each(hosts: &[&str], action: impl Fn(&str) -> Result + Sync) -> Result {
+    thread::scope(|scope| {
+        let threads: Vec<_> = hosts.iter().map(|host| scope.spawn(|| action(host))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, Result>| {
+            thread.join().unwrap_or_else(|_| Err(Error::failed("the thread of a host panicked")))
+        };
+        threads.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
+    })
+}

@@ -1,0 +1,374 @@
+//! `pgprov up`: observe, plan, execute, observe again, until there is nothing left to do.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use pgplan::{
+    host::Facts,
+    lab::{self, Lab},
+    machine::{Accel, BootImage, POOL_PATH},
+    observed::{DomainState, Infra},
+    plan::{self, Plan, Step, Wanted},
+    render::RenderedHost,
+    secrets::{Credential, HostCertificate, Secrets},
+};
+
+use super::{
+    context::{self, Assets, CONNECT},
+    image, status,
+};
+use crate::{
+    cli::{Global, Up},
+    connect,
+    error::{Error, Kind, Result},
+    execute::{self, Timing, World},
+    libvirt::Libvirt,
+    observe::{self, Answer},
+    secrets as vault,
+    state::{self, LabState, Lock},
+    ui::{self, Ui},
+};
+
+/// How long another pgprov that works on the same lab may take.
+const LOCK: Duration = Duration::from_secs(10);
+/// Rounds of plan and execution before giving up: one is enough unless the world moves meanwhile.
+const ROUNDS: usize = 3;
+
+/// Whether anything may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Only look.
+    DryRun,
+    /// Make what is missing: state directory, secrets, image.
+    Apply {
+        /// How long a host may take to boot and answer.
+        boot_limit: Duration,
+    },
+}
+
+/// A plan with everything that is needed to execute it.
+pub struct Draft {
+    /// What will be done.
+    pub plan: Plan,
+    /// What was observed.
+    infra: Infra,
+    world: Arc<World>,
+    answers: BTreeMap<String, Answer>,
+    made_from: BTreeMap<String, String>,
+    state: Option<(LabState, Lock)>,
+    text: String,
+}
+
+/// Brings the lab in line with its topology.
+///
+/// # Errors
+/// The topology has errors, something is missing on this machine, a step failed, or consent was not given.
+pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
+    if args.dry_run {
+        return super::plan::run(ui, global, &args.file);
+    }
+    let begun = Instant::now();
+    let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout) };
+    let mut draft = Draft::new(ui, global, &args.file, mode)?;
+    let mut changes = 0;
+    let mut timings: Vec<Timing> = Vec::new();
+    for round in 0..=ROUNDS {
+        for note in draft.plan.notes.iter().filter(|_| round == 0) {
+            ui.warn(note);
+        }
+        if draft.plan.is_empty() {
+            break;
+        }
+        if round == ROUNDS {
+            return Err(Error::failed(format!("after {ROUNDS} rounds there is still something to do:\n{}", draft.plan)));
+        }
+        if round == 0 {
+            draft.admit(ui, args.yes)?;
+        }
+        changes += draft.plan.len();
+        timings.extend(draft.execute()?);
+        draft.observe_again()?;
+    }
+    draft.finish()?;
+    report(ui, &draft, changes, &timings, begun.elapsed())
+}
+
+fn report(ui: &Ui, draft: &Draft, changes: usize, timings: &[Timing], elapsed: Duration) -> Result {
+    let Some((state, _)) = &draft.state else { return Ok(()) };
+    let lab = &draft.world.lab;
+    let seconds = elapsed.as_secs_f64();
+    if ui.json() {
+        let hosts: Vec<_> = timings
+            .iter()
+            .map(|t| serde_json::json!({"host": t.host, "boot_seconds": t.boot.as_secs_f64(), "configure_seconds": t.configure.as_secs_f64()}))
+            .collect();
+        ui.out_json(&serde_json::json!({"lab": lab.name, "changes": changes, "seconds": seconds, "hosts": hosts}));
+        return Ok(());
+    }
+    if changes == 0 {
+        ui.out(&format!("lab {} is as its topology says: 0 changes ({seconds:.1} s)", lab.name));
+        return Ok(());
+    }
+    let status = status::collect(state, lab, &draft.world.hosts, Some(&draft.infra), CONNECT);
+    ui.out(&format!("\nlab {} is up: {changes} changes in {seconds:.1} s\n", lab.name));
+    ui.out(&status::table(ui, &status));
+    ui.out(&connect::lines(state, lab));
+    Ok(())
+}
+
+impl Draft {
+    /// Checks the topology, observes and plans.
+    ///
+    /// # Errors
+    /// The topology has errors, libvirt does not answer, the image cannot be had, names clash.
+    pub fn new(ui: &Ui, global: &Global, file: &Path, mode: Mode) -> Result<Self> {
+        let assets = Assets::load(global)?;
+        let (text, topology) = assets.topology(ui, file)?;
+        let root = state::root()?;
+        let state = match mode {
+            Mode::DryRun => LabState::open(&root, &topology.lab)?,
+            Mode::Apply { .. } => Some(LabState::create(&root, &topology.lab)?),
+        };
+        let command = format!("pgprov up {}", file.display());
+        let lock = match (&state, mode) {
+            (Some(state), Mode::Apply { .. }) => Some(state.lock(&command, LOCK)?),
+            _ => None,
+        };
+        let libvirt = Libvirt::connect(global.connect.as_deref())?;
+        let infra = libvirt.observe(&topology.lab)?;
+        let mut pins = state.as_ref().map(context::pins).transpose()?.unwrap_or_default();
+        pins.extend(infra.pins());
+        let lab = lab::derive(&topology, &pins);
+        refuse_clashes(&infra, &lab)?;
+        refuse_orphans(&infra, state.as_ref(), &lab)?;
+        if mode != Mode::DryRun && infra.hypervisor.accel == Accel::Emulated {
+            let reason = infra.hypervisor.accel_reason.as_deref().unwrap_or("the CPU offers none");
+            ui.say(&format!("No hardware acceleration ({reason}): hosts are emulated, which is about ten times slower."));
+        }
+        let hypervisor = infra.hypervisor(global.pool_path.as_deref().unwrap_or(POOL_PATH));
+        let image = image::provide(ui, &assets, &lab, &infra, mode == Mode::DryRun)?;
+        let boot = BootImage::in_pool(&hypervisor.pool_path, &image.name, &lab.image, &image.cmdline);
+        let (secrets, public_key) = match (&state, mode) {
+            (Some(state), Mode::Apply { .. }) => (keep_secrets(state, &lab)?, state.ensure_key()?),
+            (Some(state), Mode::DryRun) if state.secrets().exists() => (look_at_secrets(state, &lab)?, state.ensure_key()?),
+            _ => (context::masked(&lab), "ssh-ed25519 (made by up)".to_owned()),
+        };
+        let hosts = assets.roles.render(&lab, &secrets)?;
+        let targets = match &state {
+            Some(state) => lab.hosts.iter().map(|host| (host.name.clone(), context::target(state, host))).collect(),
+            None => BTreeMap::new(),
+        };
+        let boot_limit = match mode {
+            Mode::Apply { boot_limit } => boot_limit,
+            Mode::DryRun => CONNECT,
+        };
+        let world = World {
+            ui: ui.clone(),
+            libvirt,
+            hypervisor,
+            image: boot,
+            image_size: image.size,
+            image_files: image.files,
+            ssh_public_key: public_key,
+            hosts,
+            targets,
+            check_packages: matches!(lab.image, pgplan::topology::Image::Stock(_)),
+            boot_limit,
+            boots: std::thread::available_parallelism().map_or(2, usize::from).max(2),
+            lab,
+        };
+        let mut draft = Self {
+            plan: Plan::default(),
+            infra,
+            world: Arc::new(world),
+            answers: BTreeMap::new(),
+            made_from: BTreeMap::new(),
+            state: state.zip(lock),
+            text,
+        };
+        draft.ask_and_plan();
+        Ok(draft)
+    }
+
+    /// Asks the hosts that run, and plans.
+    fn ask_and_plan(&mut self) {
+        let running = |host: &&RenderedHost| {
+            self.infra.domains.get(&host.host).is_some_and(|domain| domain.state == DomainState::Running)
+        };
+        let asked: Vec<_> = self
+            .world
+            .hosts
+            .iter()
+            .filter(running)
+            .filter(|host| !self.answers.contains_key(&host.host))
+            .filter_map(|host| Some((self.world.targets.get(&host.host)?.clone(), host)))
+            .collect();
+        // A host that does not answer may still be booting: the plan then has everything for it, and execution waits.
+        let answers = observe::all(&asked, self.world.check_packages, Instant::now() + CONNECT);
+        self.answers.extend(answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))));
+        let facts: BTreeMap<String, Facts> =
+            self.answers.iter().map(|(name, answer)| (name.clone(), answer.facts.clone())).collect();
+        self.made_from = self.infra.disks.iter().filter_map(|(host, disk)| Some((host.clone(), disk.image.clone()?))).collect();
+        let world = &self.world;
+        let wanted = Wanted {
+            lab: &world.lab,
+            hypervisor: &world.hypervisor,
+            image: &world.image,
+            ssh_public_key: &world.ssh_public_key,
+            hosts: &world.hosts,
+        };
+        self.plan = plan::plan(&wanted, &self.infra, &facts);
+    }
+
+    /// Refuses what cannot work, and asks for consent to what interrupts.
+    fn admit(&self, ui: &Ui, yes: bool) -> Result {
+        let world = &self.world;
+        let wanted = Wanted {
+            lab: &world.lab,
+            hypervisor: &world.hypervisor,
+            image: &world.image,
+            ssh_public_key: &world.ssh_public_key,
+            hosts: &world.hosts,
+        };
+        let shortages = plan::shortages(&self.plan, &wanted, &self.infra, world.image_size);
+        if !shortages.is_empty() {
+            let rows: Vec<Vec<String>> = shortages
+                .iter()
+                .map(|s| vec![s.what.to_owned(), s.needed.clone(), s.available.clone(), s.remedy.to_owned()])
+                .collect();
+            let table = ui::table(&["", "needed", "available", "remedy"], &rows);
+            return Err(Error::failed(format!("there is not enough room for lab {}\n{table}", world.lab.name)));
+        }
+        let disruptive = self.plan.disruptive();
+        if disruptive.is_empty() || yes {
+            return Ok(());
+        }
+        ui.out(&self.plan.to_string());
+        let what: Vec<String> = disruptive.iter().map(ToString::to_string).collect();
+        if ui.confirm(&format!("This will {}. Go on?", what.join(", and "))) {
+            Ok(())
+        } else {
+            Err(Error::usage(format!("not confirmed: {}", what.join(", "))).hint("add --yes to do it without asking"))
+        }
+    }
+
+    /// Does what the plan says.
+    fn execute(&mut self) -> Result<Vec<Timing>> {
+        let Some((state, _)) = &self.state else { return Ok(Vec::new()) };
+        // From here on the lab exists: keep what other commands need, even if the rest fails.
+        state.write(&state.topology(), self.text.as_bytes())?;
+        context::keep_pins(state, &self.world.lab)?;
+        connect::write_files(state, &self.world.lab)?;
+        for step in &self.plan.steps {
+            // Hosts are started one by one as their turn comes; see execute::hosts.
+            if !matches!(step, Step::StartHost { .. }) {
+                execute::step(&self.world, step, &self.made_from)?;
+            }
+            if let Step::StopHost { host } | Step::RemoveHost { host } = step {
+                self.answers.remove(host);
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let (plan, answers, made_from) = (&self.plan, std::mem::take(&mut self.answers), Arc::new(self.made_from.clone()));
+        let world = Arc::clone(&self.world);
+        let timings = runtime.block_on(execute::hosts(world, plan, answers, made_from));
+        timings.map_err(|error| {
+            let timeout = error.to_string().contains("timed out");
+            let kind = if timeout { Kind::Timeout } else { Kind::Failed };
+            Error::new(kind, format!("{error:#}"))
+                .hint("nothing was destroyed: look around with `pgprov ssh` or `pgprov logs HOST --console`, then run `pgprov up` again")
+        })
+    }
+
+    fn observe_again(&mut self) -> Result {
+        self.infra = self.world.libvirt.observe(&self.world.lab.name)?;
+        self.answers.clear();
+        self.ask_and_plan();
+        Ok(())
+    }
+
+    /// Keeps what was applied.
+    fn finish(&self) -> Result {
+        if let Some((state, _)) = &self.state {
+            let same = std::fs::read_to_string(state.topology()).is_ok_and(|old| old == self.text);
+            if !same {
+                state.write(&state.topology(), self.text.as_bytes())?;
+                context::keep_pins(state, &self.world.lab)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse_clashes(infra: &Infra, lab: &Lab) -> Result {
+    let clashes = infra.clashes(lab);
+    if clashes.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> =
+        clashes.iter().map(|clash| vec![clash.what.to_owned(), clash.name.clone(), clash.owner.clone()]).collect();
+    let table = ui::table(&["what", "name", "belongs to"], &rows);
+    Err(Error::failed(format!("lab {} would take what is not its own\n{table}", lab.name))
+        .hint("choose another `lab` name, or other subnets with `network` and `management_network`"))
+}
+
+/// Hosts without their secrets cannot be managed: their passwords and keys are gone.
+fn refuse_orphans(infra: &Infra, state: Option<&LabState>, lab: &Lab) -> Result {
+    let known = state.is_some_and(|state| state.secrets().exists());
+    if known || infra.domains.is_empty() {
+        return Ok(());
+    }
+    let message = format!("lab {} runs on this hypervisor, but its state directory is not here", lab.name);
+    Err(Error::failed(message)
+        .hint("set PGPROV_STATE_DIR to where it was made, or take it away: ")
+        .hint(format!("pgprov destroy {}", lab.name)))
+}
+
+fn keep_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
+    let now = SystemTime::now();
+    let (mut secrets, mut changed) = vault::Secrets::load_or_new(&state.secrets(), &lab.name, now)?;
+    for user in lab.database_users() {
+        changed |= secrets.ensure_user(&user)?;
+    }
+    for host in &lab.hosts {
+        let ips = [IpAddr::from(host.data.address), IpAddr::from(host.mgmt.address)];
+        changed |= secrets.ensure_host(&host.name, &ips, now)?;
+    }
+    if changed {
+        secrets.save(&state.secrets())?;
+    }
+    Ok(for_rendering(&secrets))
+}
+
+/// The secrets there are; what is missing is masked, since `plan` changes nothing.
+fn look_at_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
+    let (secrets, _) = vault::Secrets::load_or_new(&state.secrets(), &lab.name, SystemTime::now())?;
+    let mut all = context::masked(lab);
+    let known = for_rendering(&secrets);
+    all.users.extend(known.users);
+    all.hosts.extend(known.hosts);
+    all.ca_certificate = known.ca_certificate;
+    Ok(all)
+}
+
+fn for_rendering(secrets: &vault::Secrets) -> Secrets {
+    let user = |(name, user): (&String, &vault::User)| {
+        let credential = Credential { password: user.password.expose().to_owned(), verifier: user.verifier.expose().to_owned() };
+        (name.clone(), credential)
+    };
+    let host = |(name, host): (&String, &vault::Host)| {
+        let certificate = HostCertificate { certificate: host.certificate.clone(), key: host.key.expose().to_owned() };
+        (name.clone(), certificate)
+    };
+    Secrets {
+        users: secrets.users().iter().map(user).collect(),
+        ca_certificate: secrets.authority().to_owned(),
+        hosts: secrets.hosts().iter().map(host).collect(),
+    }
+}
+

@@ -1,0 +1,395 @@
+//! Does what a plan says, and decides nothing.
+//!
+//! Steps on the hypervisor are quick and run one after the other. Then every host goes its own way, at the same time:
+//! boot, connect, ask for facts, wait for the hosts it depends on, apply, ask again. A host that fails does not stop the
+//! others, except those that wait for it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use pgplan::{
+    host::{
+        HostPlan,
+        apply::{self, Bundle, Event},
+    },
+    lab::Lab,
+    machine::{self, BootImage, Hypervisor, ImagePart},
+    plan::{Plan, Step},
+    render::RenderedHost,
+    size::Bytes,
+};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    libvirt::Libvirt,
+    observe::{self, Answer},
+    ssh::{self, Session, Target},
+    ui::{Line, Ui},
+};
+
+/// How much of the console is shown when a host does not answer.
+const CONSOLE_BYTES: u64 = 2000;
+
+/// What steps need to know.
+pub struct World {
+    /// The terminal.
+    pub ui: Ui,
+    /// The hypervisor.
+    pub libvirt: Libvirt,
+    /// What definitions need to know about it.
+    pub hypervisor: Hypervisor,
+    /// The lab.
+    pub lab: Lab,
+    /// What new hosts boot.
+    pub image: BootImage,
+    /// Size of that image in the pool.
+    pub image_size: Bytes,
+    /// The parts of that image on this machine, when it may have to be copied to the pool.
+    pub image_files: Vec<(ImagePart, PathBuf)>,
+    /// The lab's login key.
+    pub ssh_public_key: String,
+    /// Each host with its files and tasks.
+    pub hosts: Vec<RenderedHost>,
+    /// How to reach each host.
+    pub targets: BTreeMap<String, Target>,
+    /// Whether packages may be missing: stock images.
+    pub check_packages: bool,
+    /// How long a host may take to boot and answer.
+    pub boot_limit: Duration,
+    /// How many hosts may boot at the same time.
+    pub boots: usize,
+}
+
+/// What one host cost.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The host.
+    pub host: String,
+    /// Until it answered over SSH; zero when it ran already.
+    pub boot: Duration,
+    /// From its turn until it was as it should be.
+    pub configure: Duration,
+}
+
+/// Performs a step on the hypervisor. Every one may be repeated: a step that was done before does no harm.
+///
+/// # Errors
+/// What libvirt said, with the step.
+pub fn step(world: &World, step: &Step, made_from: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let World { libvirt, lab, hypervisor, .. } = world;
+    let network = |kind: &str| if kind == "data" { &lab.data } else { &lab.mgmt };
+    let host = |name: &str| lab.host(name).with_context(|| format!("the lab has no host {name}"));
+    let name = lab.name.as_str();
+    let done = match step {
+        Step::CreatePool => libvirt.ensure_pool(Path::new(&hypervisor.pool_path)).map(drop),
+        Step::UploadImage { image } => upload(world, image),
+        Step::CreateNetwork { network: kind } => {
+            libvirt.create_network(name, kind, &machine::network(lab, network(kind)).xml)
+        }
+        Step::StartNetwork { network: kind } => libvirt.start_network(name, kind),
+        Step::Reserve { network: kind, host: part } => {
+            let nic = machine::nic(host(part)?, network(kind));
+            libvirt.reserve(name, kind, part, &machine::reservation(part, nic))
+        }
+        Step::Unreserve { network: kind, host } => libvirt.unreserve(name, kind, host),
+        Step::StopHost { host } => libvirt.stop_host(name, host),
+        Step::CreateDisk { host } => {
+            // The new host makes a key of its own; the pinned one is that of a host that is gone.
+            ssh::forget(&world.targets[host].known_hosts, host)?;
+            libvirt.create_disk(name, host, &machine::overlay_volume(name, host, lab.vm.disk, &world.image))
+        }
+        Step::DefineHost { host: part } => {
+            let image = made_from.get(part).unwrap_or(&world.image.name);
+            let image = BootImage::in_pool(&hypervisor.pool_path, image, &lab.image, &world.image.cmdline);
+            let domain = machine::domain(lab, host(part)?, hypervisor, &image, &world.ssh_public_key);
+            libvirt.define_host(name, part, &domain.xml)
+        }
+        Step::StartHost { host } => libvirt.start_host(name, host),
+        Step::RemoveHost { host } => libvirt.remove_host(name, host).map(drop),
+    };
+    done.with_context(|| format!("could not {step}"))
+}
+
+fn upload(world: &World, name: &str) -> Result<(), crate::libvirt::Error> {
+    let line = world.ui.line("image", world.width());
+    line.now(&format!("copying {name} into the pool"));
+    let mut progress =
+        |done: u64, total: u64| line.tick(&format!("copying {name} into the pool: {} %", done * 100 / total.max(1)));
+    world.libvirt.upload_image(name, &world.image_files, &mut progress)?;
+    line.done(&format!("{name} is in the pool"));
+    Ok(())
+}
+
+impl World {
+    /// Width of the names of hosts on the terminal.
+    pub fn width(&self) -> usize {
+        self.hosts.iter().map(|host| host.host.len()).chain([8]).max().unwrap_or(8)
+    }
+}
+
+/// Brings hosts in line, all at the same time.
+///
+/// `answers` has the hosts that were asked already; the others are started (when the plan says so) and asked here.
+///
+/// # Errors
+/// The hosts that failed and why, after all that can succeed has.
+pub async fn hosts(
+    world: Arc<World>,
+    plan: &Plan,
+    mut answers: BTreeMap<String, Answer>,
+    made_from: Arc<BTreeMap<String, String>>,
+) -> anyhow::Result<Vec<Timing>> {
+    let starts: Vec<&str> = plan.steps.iter().filter_map(Step::starts).collect();
+    let work: Vec<&HostPlan> =
+        plan.hosts.iter().filter(|host| !host.is_empty() || starts.contains(&host.host.as_str())).collect();
+    let mut ready: BTreeMap<String, watch::Receiver<Option<bool>>> = BTreeMap::new();
+    let mut senders = BTreeMap::new();
+    for host in &work {
+        let (sender, receiver) = watch::channel(None);
+        senders.insert(host.host.clone(), sender);
+        ready.insert(host.host.clone(), receiver);
+    }
+    let boots = Arc::new(Semaphore::new(world.boots.max(1)));
+    let mut tasks = tokio::task::JoinSet::new();
+    for name in boot_order(&world.hosts) {
+        let Some(sender) = senders.remove(&name) else { continue };
+        let rendered = world.hosts.iter().position(|host| host.host == name).context("a plan for an unknown host")?;
+        let pipeline = Pipeline {
+            waits: world.hosts[rendered].waits_for.iter().filter_map(|n| Some((n.clone(), ready.get(n)?.clone()))).collect(),
+            start: starts.contains(&name.as_str()),
+            answer: answers.remove(&name),
+            line: world.ui.line(&name, world.width()),
+            world: Arc::clone(&world),
+            made_from: Arc::clone(&made_from),
+            rendered,
+        };
+        let boots = Arc::clone(&boots);
+        tasks.spawn(async move {
+            let line = pipeline.line.clone();
+            let result = pipeline.run(&boots).await;
+            sender.send_replace(Some(result.is_ok()));
+            match &result {
+                Ok(timing) => line.done(&summary(timing)),
+                Err(_) => line.failed("failed"),
+            }
+            (name, result)
+        });
+    }
+    let mut timings = Vec::new();
+    let mut failures = Vec::new();
+    while let Some(task) = tasks.join_next().await {
+        match task.context("a host's thread ended unexpectedly")? {
+            (_, Ok(timing)) => timings.push(timing),
+            (name, Err(error)) => failures.push((name, error)),
+        }
+    }
+    if failures.is_empty() {
+        return Ok(timings);
+    }
+    // What only waited for another host that failed is not a cause.
+    failures.sort_by_key(|(_, error)| error.downcast_ref::<Skipped>().is_some());
+    let text: Vec<String> = failures.iter().map(|(name, error)| format!("{name}: {error:#}")).collect();
+    Err(anyhow!(text.join("\n")))
+}
+
+fn summary(timing: &Timing) -> String {
+    match timing.boot.as_millis() {
+        0 => format!("configured in {:.1} s", timing.configure.as_secs_f64()),
+        _ => format!("booted in {:.1} s, configured in {:.1} s", timing.boot.as_secs_f64(), timing.configure.as_secs_f64()),
+    }
+}
+
+/// Hosts that others wait for come first, those with the longest chain behind them before all.
+fn boot_order(hosts: &[RenderedHost]) -> Vec<String> {
+    let mut chain: BTreeMap<&str, usize> = hosts.iter().map(|host| (host.host.as_str(), 0)).collect();
+    // A chain is at most as long as there are hosts; each round extends every chain by one.
+    for _ in 0..hosts.len() {
+        let before = chain.clone();
+        for host in hosts {
+            for other in &host.waits_for {
+                let length = before[host.host.as_str()] + 1;
+                if let Some(longest) = chain.get_mut(other.as_str()) {
+                    *longest = length.max(*longest);
+                }
+            }
+        }
+        if chain == before {
+            break;
+        }
+    }
+    let mut order: Vec<&RenderedHost> = hosts.iter().collect();
+    order.sort_by_key(|host| std::cmp::Reverse(chain[host.host.as_str()]));
+    order.into_iter().map(|host| host.host.clone()).collect()
+}
+
+/// A host that was not touched, because one that it needs failed.
+#[derive(Debug, thiserror::Error)]
+#[error("not configured, because {0} failed")]
+struct Skipped(String);
+
+/// The way of one host.
+struct Pipeline {
+    world: Arc<World>,
+    made_from: Arc<BTreeMap<String, String>>,
+    rendered: usize,
+    start: bool,
+    answer: Option<Answer>,
+    waits: Vec<(String, watch::Receiver<Option<bool>>)>,
+    line: Line,
+}
+
+impl Pipeline {
+    async fn run(mut self, boots: &Semaphore) -> anyhow::Result<Timing> {
+        let host = self.world.hosts[self.rendered].host.clone();
+        let mut boot = Duration::ZERO;
+        let answer = match self.answer.take() {
+            Some(answer) => answer,
+            None => {
+                let permit = boots.acquire().await?;
+                let begun = Instant::now();
+                let (world, line) = (Arc::clone(&self.world), self.line.clone());
+                let (rendered, start) = (self.rendered, self.start);
+                let made_from = Arc::clone(&self.made_from);
+                let answer = tokio::task::spawn_blocking(move || {
+                    boot_and_ask(&world, rendered, start, &made_from, &line)
+                })
+                .await??;
+                drop(permit);
+                boot = begun.elapsed();
+                answer
+            }
+        };
+        self.line.now("waiting for its turn");
+        for (name, receiver) in &mut self.waits {
+            let done = receiver.wait_for(Option::is_some).await.map(|done| *done);
+            if !matches!(done, Ok(Some(true))) {
+                bail!(Skipped(name.clone()));
+            }
+        }
+        let begun = Instant::now();
+        let (world, line, rendered) = (self.world, self.line, self.rendered);
+        tokio::task::spawn_blocking(move || configure(&world, rendered, answer, &line)).await??;
+        Ok(Timing { host, boot, configure: begun.elapsed() })
+    }
+}
+
+fn boot_and_ask(
+    world: &World,
+    rendered: usize,
+    start: bool,
+    made_from: &BTreeMap<String, String>,
+    line: &Line,
+) -> anyhow::Result<Answer> {
+    let rendered = &world.hosts[rendered];
+    let target = &world.targets[&rendered.host];
+    if start {
+        line.now("booting");
+        step(world, &Step::StartHost { host: rendered.host.clone() }, made_from)?;
+    } else {
+        line.now("connecting");
+    }
+    let connect = || -> anyhow::Result<Answer> {
+        let session = Session::connect(target, Instant::now() + world.boot_limit)?;
+        line.now("asking for facts");
+        let facts = observe::facts(&session, rendered, world.check_packages)?;
+        Ok(Answer { session, facts })
+    };
+    connect().map_err(|error| match world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES) {
+        Ok(Some(tail)) if !tail.trim().is_empty() => {
+            anyhow!("{error:#}\nthe console of {} ends with:\n{}", rendered.host, indent(tail.trim()))
+        }
+        _ => error,
+    })
+}
+
+/// Applies what is to change, and asks again: a host is done when it has nothing left to do.
+fn configure(world: &World, rendered: usize, answer: Answer, line: &Line) -> anyhow::Result<()> {
+    let rendered = &world.hosts[rendered];
+    let plan = HostPlan::new(rendered, Some(&answer.facts));
+    if plan.is_empty() {
+        return Ok(());
+    }
+    apply_plan(&answer.session, rendered, &plan, line)?;
+    line.now("checking");
+    let facts = observe::facts(&answer.session, rendered, world.check_packages)?;
+    let left = HostPlan::new(rendered, Some(&facts));
+    if left.is_empty() {
+        Ok(())
+    } else {
+        bail!("{} did everything and still is not as it should be:\n{left}", rendered.host)
+    }
+}
+
+fn apply_plan(session: &Session, rendered: &RenderedHost, plan: &HostPlan, line: &Line) -> anyhow::Result<()> {
+    line.now(&format!("applying {} changes", plan.len()));
+    let bundle = apply::bundle(rendered, plan);
+    let mut failed: Option<Event> = None;
+    let mut finished = false;
+    let mut on_line = |text: &str| {
+        let Ok(event) = serde_json::from_str::<Event>(text) else { return };
+        match (event.event.as_str(), event.kind.as_str()) {
+            ("failed", _) => failed = Some(event),
+            ("done", "all") => finished = true,
+            ("start", _) => line.now(&describe(rendered, &event)),
+            _ => {}
+        }
+    };
+    let limit = Duration::from_secs(plan.tasks.iter().map(|t| u64::from(rendered.tasks[t.index].seconds)).sum::<u64>() + 1800);
+    let output = session.run(&Bundle::command(), &tar(&bundle)?, &mut on_line, limit)?;
+    if let Some(event) = failed {
+        let log = STANDARD.decode(&event.output).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log).trim().to_owned();
+        bail!("could not {}:\n{}", describe(rendered, &event), indent(&log));
+    }
+    if !finished || !output.success() {
+        bail!("the script on {} ended early: {}", rendered.host, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// What an event is about, as an imperative phrase.
+fn describe(rendered: &RenderedHost, event: &Event) -> String {
+    let index = event.item.parse::<usize>().ok();
+    let name = match event.kind.as_str() {
+        "task" => index.and_then(|i| rendered.tasks.get(i)).map(|task| task.name.clone()),
+        "handler" => index.and_then(|i| rendered.handlers.get(i)).map(|handler| handler.name.clone()),
+        "packages" => Some(format!("install packages {}", event.item)),
+        "validate" => Some(format!("accept the new {}", event.item)),
+        "lock" => Some("get the lock: another pgprov is at work on this host".to_owned()),
+        _ => None,
+    };
+    name.unwrap_or_else(|| format!("install {} {}", event.kind, event.item))
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect::<String>().trim_end().to_owned()
+}
+
+fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in &bundle.files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, name, content.as_bytes())?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+/// Sets the clock of a host to that of this machine: after a pause it is behind by as long as the pause was.
+///
+/// # Errors
+/// The host does not answer or refuses.
+pub fn set_clock(session: &Session) -> anyhow::Result<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let command = format!("date -u -s @{}.{:03} >/dev/null", now.as_secs(), now.subsec_millis());
+    let output = session.run(&command, b"", &mut |_| {}, Duration::from_secs(20))?;
+    anyhow::ensure!(output.success(), "cannot set the clock: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! Role manifests and templates: those built into the program, then those of the user on top.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::Context as _;
+use include_dir::{Dir, include_dir};
+use pgplan::render::Sources;
+
+static ROLES: Dir = include_dir!("$CARGO_MANIFEST_DIR/roles");
+static TEMPLATES: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates");
+
+/// Reads roles and templates; files below `extra`/roles and `extra`/templates replace built-in ones of the same name.
+///
+/// # Errors
+/// A folder or file below `extra` that cannot be read.
+pub fn sources(extra: Option<&Path>) -> anyhow::Result<Sources> {
+    let mut sources = Sources { roles: built_in(&ROLES), templates: built_in(&TEMPLATES) };
+    if let Some(extra) = extra {
+        read(&extra.join("roles"), "", &mut sources.roles)?;
+        read(&extra.join("templates"), "", &mut sources.templates)?;
+    }
+    Ok(sources)
+}
+
+fn built_in(dir: &Dir) -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::new();
+    for file in dir.files() {
+        texts.insert(file.path().display().to_string(), String::from_utf8_lossy(file.contents()).into_owned());
+    }
+    for inner in dir.dirs() {
+        texts.extend(built_in(inner));
+    }
+    texts
+}
+
+fn read(dir: &Path, prefix: &str, texts: &mut BTreeMap<String, String>) -> anyhow::Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let list = || format!("cannot read {}", dir.display());
+    for entry in fs::read_dir(dir).with_context(list)? {
+        let path = entry.with_context(list)?.path();
+        let name = format!("{prefix}{}", path.file_name().unwrap_or_default().display());
+        if path.is_dir() {
+            read(&path, &format!("{name}/"), texts)?;
+        } else {
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            texts.insert(name, text);
+        }
+    }
+    Ok(())
+}

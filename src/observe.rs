@@ -1,0 +1,64 @@
+//! Asks running hosts for their facts, all at once.
+
+use std::{collections::BTreeMap, time::{Duration, Instant}};
+
+use anyhow::Context as _;
+use pgplan::{
+    host::{Facts, facts},
+    render::RenderedHost,
+};
+
+use crate::ssh::{Session, Target};
+
+/// How long the facts of one host may take: the lock of another pgprov included.
+const FACTS: Duration = Duration::from_secs(180);
+
+/// A host that answered.
+pub struct Answer {
+    /// Still connected, for what comes next.
+    pub session: Session,
+    /// What it said.
+    pub facts: Facts,
+}
+
+/// Asks a host over a connection.
+///
+/// # Errors
+/// The connection breaks, or the host cannot answer.
+pub fn facts(session: &Session, rendered: &RenderedHost, check_packages: bool) -> anyhow::Result<Facts> {
+    let script = facts::script(rendered, check_packages);
+    let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, FACTS)?;
+    anyhow::ensure!(
+        output.success(),
+        "{} cannot say what it has: {}",
+        rendered.host,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let text = String::from_utf8(output.stdout).context("the answer is not UTF-8")?;
+    facts::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", rendered.host))
+}
+
+/// Asks all hosts at once; each has until `deadline` to accept the connection.
+pub fn all(
+    hosts: &[(Target, &RenderedHost)],
+    check_packages: bool,
+    deadline: Instant,
+) -> BTreeMap<String, anyhow::Result<Answer>> {
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = hosts
+            .iter()
+            .map(|(target, rendered)| {
+                let ask = move || {
+                    let session = Session::connect(target, deadline)?;
+                    let facts = facts(&session, rendered, check_packages)?;
+                    anyhow::Ok(Answer { session, facts })
+                };
+                (rendered.host.clone(), scope.spawn(ask))
+            })
+            .collect();
+        let answer = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<Answer>>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("asking the host panicked")))
+        };
+        asking.into_iter().map(|(name, thread)| (name, answer(thread))).collect()
+    })
+}
