@@ -8,7 +8,9 @@ const LENGTH_MAX: usize = 64;
 /// Upper case, hyphens and underscores are as good as equal; otherwise about one character in three may be wrong.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = normal(word)?;
-    let limit = (word.chars().count() / 3).max(1);
+    // Of one or two letters any other name is as close: host names are often that short.
+    let length = word.chars().count();
+    let limit = if length < 3 { 0 } else { length / 3 };
     candidates
         .into_iter()
         .filter_map(|candidate| {
@@ -49,6 +51,8 @@ mod tests {
             ("flavour", None),
             ("", None),
             ("d", None),
+            ("ds", None),
+            ("Cpus", Some("cpus")),
         ] {
             assert_eq!(closest(word, keys), expected, "{word}");
         }

@@ -35,7 +35,9 @@ pub(super) fn check(context: &mut Context<'_>) {
         context.error(&[key], format!("this subnet overlaps `{other_key}` ({other})"), &hints);
     }
     for (key, subnet) in [(DATA, data), (MGMT, mgmt)] {
-        if !context.is_hole(&[key]) && subnet.capacity() < hosts {
+        // A prefix that is not possible has its finding.
+        let possible = PREFIXES.contains(&subnet.prefix());
+        if possible && !context.is_hole(&[key]) && subnet.capacity() < hosts {
             full(context, key, subnet, hosts);
         }
     }

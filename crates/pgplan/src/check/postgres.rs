@@ -93,6 +93,11 @@ fn users(context: &mut Context<'_>) {
     }
 }
 
+/// Whether a role of the topology may have this name.
+fn is_free(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with("pg_") && ROLES.iter().all(|(role, _)| *role != name)
+}
+
 /// Reports a name that a role of the topology cannot have.
 fn reserved(context: &mut Context<'_>, name: &str, path: &[&str]) {
     let why = ROLES.iter().find(|(role, _)| *role == name).map(|(_, why)| *why);
@@ -132,7 +137,7 @@ fn memberships(context: &mut Context<'_>) {
                 None => {
                     let own = PREDEFINED.iter().filter(|(_, from)| *from <= version).map(|(name, _)| *name);
                     let mut known: Vec<&str> =
-                        of_topology.iter().copied().filter(|name| !name.is_empty()).collect();
+                        of_topology.iter().copied().filter(|name| is_free(name)).collect();
                     known.sort_unstable();
                     let mut hints: Vec<_> =
                         did_you_mean(group, own.chain(known.iter().copied())).into_iter().collect();

@@ -45,7 +45,7 @@ impl<'s> Reader<'s, '_> {
                 let entries = entries.iter().map(|(name, entry)| (name.as_str(), entry));
                 self.object(schema, entries.collect(), node, place)
             }
-            _ => self.wrong_type(&[wanted(schema)], node, place),
+            _ => self.wrong_type(&[wanted(schema)], None, node, place),
         }
     }
 
@@ -53,8 +53,16 @@ impl<'s> Reader<'s, '_> {
         let root = self.root;
         let Some(branch) = choose::branch(branches, node, |schema| resolve(root, schema)) else {
             let wants: Vec<_> = branches.iter().map(|branch| wanted(self.resolve(branch))).collect();
-            return self.wrong_type(&wants, node, place);
+            return self.wrong_type(&wants, None, node, place);
         };
+        let resolved: Vec<_> = branches.iter().map(|branch| self.resolve(branch)).collect();
+        if let Some((name, span, keys)) = no_key_fits(&resolved, node) {
+            let path = place.key(name, span).path();
+            let finding =
+                Finding::error(span, path, format!("unknown key `{}`{}", short(name), place.inside()));
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            return self.refuse(with_allowed(finding, name, &keys));
+        }
         let tag = choose::tag(branches, |schema| resolve(root, schema));
         if let (Some((name, values)), Some(entries)) = (tag, node.mapping()) {
             let Some(entry) = entries.get(name) else {
@@ -94,7 +102,7 @@ impl<'s> Reader<'s, '_> {
             Kind::Float(number) if number_too && number.is_finite() => {
                 Number::from_f64(number).map(Json::Number)
             }
-            _ => self.wrong_type(&[wanted(schema)], node, place),
+            _ => self.wrong_type(&[wanted(schema)], in_mapping(schema, scalar), node, place),
         }
     }
 
@@ -283,7 +291,13 @@ impl<'s> Reader<'s, '_> {
         });
     }
 
-    fn wrong_type(&mut self, wants: &[String], node: &Node, place: &Place<'_>) -> Option<Json> {
+    fn wrong_type(
+        &mut self,
+        wants: &[String],
+        hint: Option<String>,
+        node: &Node,
+        place: &Place<'_>,
+    ) -> Option<Json> {
         let mut wants: Vec<&str> = wants.iter().map(String::as_str).filter(|want| !want.is_empty()).collect();
         wants.dedup();
         let wants = wants.join(" or ");
@@ -298,7 +312,7 @@ impl<'s> Reader<'s, '_> {
             true => format!("{} has no value: it must be {wants}", place.name()),
             false => format!("{} must be {wants}, found {found}", place.name()),
         };
-        let hint = match (raw, node.scalar().map(|scalar| scalar.kind)) {
+        let hint = hint.or_else(|| match (raw, node.scalar().map(|scalar| scalar.kind)) {
             (Some(raw), Some(Kind::Text)) if wants.contains("`true`") => yes_or_no(raw),
             (Some(raw), Some(Kind::Text)) if wants.contains("number") && raw.parse::<f64>().is_ok() => {
                 Some("write it without quotes".to_owned())
@@ -308,7 +322,7 @@ impl<'s> Reader<'s, '_> {
             }
             (Some(raw), Some(Kind::Text)) if wants == "a list" => Some(format!("write `[{}]`", short(raw))),
             _ => None,
-        };
+        });
         // An empty value has no width of its own: its key shows better where it is.
         let span = if empty { place.key } else { node.span };
         self.refuse(Finding::error(span, place.path(), message).hints_first(hint))
@@ -367,6 +381,27 @@ fn resolve<'s>(root: &'s Json, schema: &'s Json) -> &'s Json {
 fn union(schema: &Json) -> Option<&[Json]> {
     let branches = schema.get("anyOf").or_else(|| schema.get("oneOf").filter(|_| choices(schema).is_none()));
     branches.and_then(Json::as_array).map(Vec::as_slice)
+}
+
+/// How to write a value that stands where a mapping with one key is wanted.
+fn in_mapping(schema: &Json, scalar: &Scalar) -> Option<String> {
+    let properties = schema.get("properties").and_then(Json::as_object).filter(|keys| keys.len() == 1)?;
+    let key = properties.keys().next().filter(|_| scalar.kind != Kind::Null)?;
+    Some(format!("write `{{ {key}: {} }}`", short(&scalar.raw)))
+}
+
+/// The keys of all mappings among the branches, when the node is a mapping and has none of them.
+fn no_key_fits<'n>(branches: &[&Json], node: &'n Node) -> Option<(&'n str, Span, Vec<String>)> {
+    let properties = branches.iter().filter_map(|branch| branch.get("properties")?.as_object());
+    let mut keys: Vec<String> = Vec::new();
+    for key in properties.flat_map(Map::keys).filter(|_| branches.len() > 1) {
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    let (first, entry) = node.mapping()?.first()?;
+    let fits = keys.is_empty() || node.mapping()?.keys().any(|key| keys.contains(key));
+    (!fits).then_some((first.as_str(), entry.key, keys))
 }
 
 /// Where else in the file a key of this name belongs, two levels down at most: `postgres`, `hosts.NAME`.

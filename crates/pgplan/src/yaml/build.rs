@@ -8,7 +8,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span as Range
 use super::{
     Entry, Kind, Limits, Node, START, Scalar, Value,
     feed::{DOCUMENT_START, Feed, Meter},
-    lines,
+    join, lines,
     scalar::resolve,
     short,
 };
@@ -201,7 +201,7 @@ impl Builder<'_> {
             self.nodes += size;
             self.anchors.insert(anchor, Anchored(Some((node.clone(), size, height))));
         }
-        let Some(open) = self.open.last_mut() else {
+        let Some((open, outer)) = self.open.split_last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
@@ -210,8 +210,10 @@ impl Builder<'_> {
         match &mut open.content {
             Content::Sequence(items) => items.push(node),
             Content::Mapping(entries, key) => match std::mem::replace(key, Key::Wanted) {
-                Key::Wanted => *key = read_key(node, self.findings),
-                Key::Read(name, span) => insert(entries, name, Entry { key: span, node }, self.findings),
+                Key::Wanted => *key = read_key(node, outer, self.findings),
+                Key::Read(name, span) => {
+                    insert(entries, name, Entry { key: span, node }, outer, self.findings);
+                }
                 Key::Refused => {}
             },
         }
@@ -248,36 +250,54 @@ impl Builder<'_> {
     }
 }
 
-fn read_key(node: Node, findings: &mut Findings) -> Key {
+/// The path of a key in the mapping that stands in `outer`.
+fn path(outer: &[Open], key: &str) -> String {
+    let step = |path: String, open: &Open| match &open.content {
+        Content::Sequence(items) => format!("{path}[{}]", items.len()),
+        Content::Mapping(_, Key::Read(name, _)) => join(&path, name),
+        Content::Mapping(..) => path,
+    };
+    join(&outer.iter().fold(String::new(), step), key)
+}
+
+fn read_key(node: Node, outer: &[Open], findings: &mut Findings) -> Key {
     let span = node.span;
     let Value::Scalar(Scalar { raw, kind }) = node.value else {
-        findings.add(|| Finding::error(span, "", format!("a key must be text, found {}", node.kind_name())));
+        let message = format!("a key must be text, found {}", node.kind_name());
+        findings.add(|| Finding::error(span, "", message));
         return Key::Refused;
     };
     if raw == "<<" {
-        let finding = Finding::error(span, "<<", "merge keys (`<<`) are not supported");
-        findings.add(|| finding.hint("write the keys out; an alias may stand for a whole value"));
+        let finding = || Finding::error(span, path(outer, "<<"), "merge keys (`<<`) are not supported");
+        findings.add(|| finding().hint("write the keys out; an alias may stand for a whole value"));
         return Key::Refused;
     }
     if kind != Kind::Text {
-        let shown = short(&raw);
-        let finding =
-            || Finding::error(span, shown.as_str(), format!("a key must be text, found {}", kind.name()));
-        findings
-            .add(|| if raw.is_empty() { finding() } else { finding().hint(format!("write `\"{shown}\"`")) });
+        let message = format!("a key must be text, found {}", kind.name());
+        let hint = (!raw.is_empty()).then(|| format!("write `\"{}\"`", short(&raw)));
+        findings.add(|| Finding {
+            hints: hint.into_iter().collect(),
+            ..Finding::error(span, path(outer, &raw), message)
+        });
     }
     Key::Read(raw, span)
 }
 
-fn insert(entries: &mut IndexMap<String, Entry>, name: String, entry: Entry, findings: &mut Findings) {
+fn insert(
+    entries: &mut IndexMap<String, Entry>,
+    name: String,
+    entry: Entry,
+    outer: &[Open],
+    findings: &mut Findings,
+) {
     match entries.entry(name) {
         Slot::Vacant(slot) => {
             slot.insert(entry);
         }
         Slot::Occupied(slot) => findings.add(|| {
-            let name = short(slot.key());
             let first = slot.get().key;
-            Finding::error(entry.key, name.as_str(), format!("the key `{name}` stands here a second time"))
+            let message = format!("the key `{}` stands here a second time", short(slot.key()));
+            Finding::error(entry.key, path(outer, slot.key()), message)
                 .hint(format!("first on line {}, column {}", first.line, first.column))
         }),
     }
@@ -302,15 +322,23 @@ fn bad_tag(tag: Option<&str>, span: Span) -> Finding {
 }
 
 fn syntax(error: &ScanError, places: &Places) -> Finding {
-    let finding =
-        Finding::error(places.point(*error.marker()), "", format!("not valid YAML: {}", short_info(error)));
-    let info = error.info();
-    if info.contains("tab") {
-        finding.hint("indent with spaces")
-    } else if info.contains("mapping values are not allowed") || info.contains("expected ':'") {
-        finding.hint("put text with `: ` in it in quotes; check the indentation")
-    } else {
-        finding
+    /// Words of the parser's message, and what to do.
+    const HINTS: [(&str, &str); 6] = [
+        ("tab", "indent with spaces"),
+        ("mapping values are not allowed", "put text with `: ` in it in quotes; check the indentation"),
+        ("expected ':'", "put text with `: ` in it in quotes; check the indentation"),
+        ("quoted scalar", "close the quotes"),
+        ("flow sequence", "close the `[`, and put a comma between the elements"),
+        ("flow mapping", "close the `{`, and put a comma between the entries"),
+    ];
+    let place = places.point(*error.marker());
+    if error.info().contains("unknown anchor") {
+        return Finding::error(place, "", "no value above has an anchor (`&`) of this name");
+    }
+    let finding = Finding::error(place, "", format!("not valid YAML: {}", short_info(error)));
+    match HINTS.iter().find(|(words, _)| error.info().contains(words)) {
+        Some((_, hint)) => finding.hint(*hint),
+        None => finding,
     }
 }
 

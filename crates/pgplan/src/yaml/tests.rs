@@ -117,7 +117,7 @@ fn what_is_refused() {
         ("? [a]\n: x\n", "1:3 a key must be text, found a list"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n", "3:3 merge keys (`<<`) are not supported"),
         ("a: &x [*x]\n", "1:8 this alias stands inside the value that it repeats"),
-        ("a: *nowhere\n", "1:4 not valid YAML: while parsing node, found unknown anchor"),
+        ("a: *nowhere\n", "1:4 no value above has an anchor (`&`) of this name"),
         ("a: !ruby/object:Gem x\n", "1:4 only the tags of YAML's core schema are allowed"),
         ("a: !!int x\n", "1:4 the tag `!!int` does not fit this value"),
         ("a: !!set {x}\n", "1:4 the tag `!!set` does not fit this value"),
