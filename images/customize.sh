@@ -1,69 +1,82 @@
 #!/bin/sh
-# customize.sh ROOT FILES INITRD_INIT: the last step of the image build. Turns the fresh Debian tree ROOT into a golden image: lays
-# FILES over it, builds the small initrd, and removes identity, caches and what makes an emulated boot slow.
+# Turns a fresh Debian tree into a golden image; run by the build, twice:
+#   customize.sh before ROOT PARTS           before the packages of roles are installed
+#   customize.sh after ROOT PARTS SECTORS    last: lays PARTS/files over the tree, builds the small initrd, removes identity
+#                                            and caches, and what makes an emulated machine slow to boot
+# SECTORS is the size of the disk. Every line here is part of the image's name: a change makes a new image.
 set -eu
-root=$1 files=$2 init=$3
-
-cp -a --no-preserve=ownership "$files/." "$root/"
+stage=$1 root=$2 parts=$3
 in_root() { chroot "$root" "$@"; }
-case $(in_root dpkg-query -W -f '${Version}' systemd) in
-  252*) sed -i '/^ImportCredential=/d' "$root/etc/systemd/system/service.d/lab.conf" ;; # newer than this systemd
-esac
+to_null() { mkdir -p "$root$1" && ln -sf /dev/null "$root$1/$2"; }
+
+if [ "$stage" = before ]; then
+  # A database cluster is made by the role that wants one.
+  mkdir -p "$root/etc/postgresql-common"
+  echo 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.conf"
+  exit
+fi
+sectors=$4
+
+chmod -R u=rwX,go=rX "$parts/files"
+chmod 755 "$parts/files/usr/lib/pgprov/identity"
+cp -a --no-preserve=ownership "$parts/files/." "$root/"
+echo "$sectors" >"$root/usr/lib/pgprov/sectors"
 
 # --- services -----------------------------------------------------------------------------------------------------
-unit() { mkdir -p "$root/etc/systemd/system"; ln -sf /dev/null "$root/etc/systemd/system/$1"; }
-# Nothing in a lab host that wakes up by itself, has no hardware here, or serves a first-boot wizard.
-for u in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service man-db.timer \
-  systemd-timesyncd.service systemd-networkd-wait-online.service systemd-firstboot.service sshd-keygen.service \
-  getty@tty1.service serial-getty@ttyS0.service getty.target systemd-logind.service \
-  systemd-pcrmachine.service systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-tpm2-setup.service \
-  systemd-tpm2-setup-early.service systemd-pcrextend.socket systemd-pcrlock.socket systemd-hwdb-update.service \
-  systemd-journal-catalog-update.service systemd-update-done.service ldconfig.service systemd-sysusers.service systemd-binfmt.service \
-  proc-sys-fs-binfmt_misc.automount systemd-hibernate-clear.service systemd-sysext.socket systemd-pstore.service systemd-creds.socket \
-  systemd-ask-password-console.path systemd-ask-password-wall.path systemd-initctl.socket systemd-update-utmp.service \
-  systemd-update-utmp-runlevel.service sys-fs-fuse-connections.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount \
-  dev-hugepages.mount dev-mqueue.mount run-lock.mount tmp.mount systemd-machine-id-commit.service systemd-rfkill.socket modprobe@.service \
-  kmod-static-nodes.service systemd-tmpfiles-setup-dev-early.service systemd-tmpfiles-setup-dev.service systemd-udev-load-credentials.service \
-  systemd-network-generator.service systemd-networkd-persistent-storage.service systemd-journal-flush.service systemd-user-sessions.service \
-  systemd-modules-load.service systemd-random-seed.service systemd-remount-fs.service; do
-  unit "$u"
+# Disabled by preset: all that packages enabled. Masked: what other units would pull in and a lab host has no use for.
+in_root systemctl -q preset-all
+in_root systemctl -q set-default multi-user.target
+for unit in \
+  dev-hugepages.mount dev-mqueue.mount run-lock.mount tmp.mount sys-fs-fuse-connections.mount sys-kernel-config.mount \
+  sys-kernel-debug.mount sys-kernel-tracing.mount proc-sys-fs-binfmt_misc.automount \
+  getty.target systemd-logind.service systemd-user-sessions.service systemd-ask-password-console.path \
+  systemd-ask-password-wall.path systemd-initctl.socket systemd-update-utmp.service systemd-update-utmp-runlevel.service \
+  systemd-pcrmachine.service systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-pcrextend.socket \
+  systemd-pcrlock.socket systemd-tpm2-setup.service systemd-tpm2-setup-early.service systemd-creds.socket \
+  systemd-sysext.socket systemd-rfkill.socket systemd-hibernate-clear.service systemd-firstboot.service \
+  systemd-sysusers.service systemd-hwdb-update.service systemd-journal-catalog-update.service systemd-update-done.service \
+  systemd-machine-id-commit.service systemd-random-seed.service systemd-binfmt.service systemd-modules-load.service \
+  systemd-remount-fs.service systemd-journal-flush.service systemd-journald-audit.socket systemd-repart.service \
+  systemd-boot-system-token.service systemd-udev-load-credentials.service systemd-network-generator.service \
+  systemd-networkd-persistent-storage.service systemd-networkd-wait-online.service systemd-timesyncd.service \
+  systemd-tmpfiles-setup-dev.service systemd-tmpfiles-setup-dev-early.service kmod-static-nodes.service modprobe@.service \
+  ldconfig.service sshd-keygen.service; do
+  to_null /etc/systemd/system "$unit"
 done
-for g in systemd-gpt-auto-generator systemd-hibernate-resume-generator systemd-rc-local-generator systemd-ssh-generator \
-  systemd-system-update-generator systemd-sysv-generator systemd-tpm2-generator systemd-getty-generator systemd-run-generator \
-  systemd-debug-generator systemd-cryptsetup-generator systemd-veritysetup-generator systemd-bless-boot-generator; do
-  mkdir -p "$root/etc/systemd/system-generators"; ln -sf /dev/null "$root/etc/systemd/system-generators/$g"
+for generator in bless-boot cryptsetup debug getty gpt-auto hibernate-resume integritysetup rc-local run ssh system-update \
+  sysv tpm2 veritysetup; do
+  to_null /etc/systemd/system-generators "systemd-$generator-generator"
 done
-rm -rf "$root"/etc/systemd/system/ssh*.wants "$root"/etc/systemd/system/sshd@.service.wants "$root/etc/systemd/system/postgresql.service.wants"
-in_root systemctl -q enable systemd-networkd.service ssh.service
-in_root systemctl -q disable postgresql.service 2>/dev/null || true
-
-# --- udev: only the rules that a virtio machine needs --------------------------------------------------------------
-for r in "$root"/usr/lib/udev/rules.d/*.rules; do
-  case ${r##*/} in
-    50-udev-default.rules | 60-block.rules | 60-persistent-storage.rules | 80-net-setup-link.rules) ;;
-    *) mkdir -p "$root/etc/udev/rules.d"; ln -sf /dev/null "$root/etc/udev/rules.d/${r##*/}" ;;
-  esac
-done
-rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin" "$root/lib/udev/hwdb.bin"
-
-mkdir -p "$root/etc/tmpfiles.d"
-for t in systemd-nologin.conf x11.conf systemd-pstore.conf home.conf journal-nocow.conf static-nodes-permissions.conf; do
-  ln -sf /dev/null "$root/etc/tmpfiles.d/$t"
+for file in home.conf journal-nocow.conf static-nodes-permissions.conf systemd-nologin.conf systemd-pstore.conf x11.conf; do
+  to_null /etc/tmpfiles.d "$file"
 done
 # D-Bus starts when something asks for it.
 rm -f "$root/usr/lib/systemd/system/multi-user.target.wants/dbus.service"
+# The initrd mounts the root file system; there is no other.
 rm -f "$root/etc/fstab"
+case $(in_root dpkg-query -W -f '${Version}' systemd) in
+  252*) sed -i '/^ImportCredential=/d' "$root/etc/systemd/system/service.d/lab.conf" ;; # unknown to this one
+esac
 
-# --- initrd: built with the tools of the tree itself, so that the machine that builds needs none ----------------------
+# --- udev: only the rules that a machine of virtio devices needs ---------------------------------------------------
+for rules in "$root"/usr/lib/udev/rules.d/*.rules; do
+  case ${rules##*/} in
+    50-udev-default.rules | 60-block.rules | 60-persistent-storage.rules | 80-net-setup-link.rules) ;;
+    *) to_null /etc/udev/rules.d "${rules##*/}" ;;
+  esac
+done
+rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin"
+
+# --- initrd: built with the tools of the tree, so that the machine that builds needs none ---------------------------
 version=$(ls "$root/usr/lib/modules")
 work=$root/tmp/initrd
 mkdir -p "$work/bin" "$work/dev" "$work/proc" "$work/root" "$work/modules"
 cp "$root/bin/busybox" "$work/bin/busybox"
-cp "$init" "$work/init"
+cp "$parts/initrd-init" "$work/init"
 chmod 755 "$work/init"
 in_root modprobe -S "$version" -a --show-depends ext4 virtio_pci virtio_blk virtio_net >"$root/tmp/depends"
 while read -r verb path _; do
-  [ "$verb" = insmod ] || continue
+  [ "$verb" = insmod ] || continue # builtin
   name=$(basename "$path" .xz)
   [ -e "$work/modules/$name" ] && continue
   case $path in
@@ -75,12 +88,18 @@ done <"$root/tmp/depends"
 in_root sh -c 'cd /tmp/initrd && find . | busybox cpio -o -H newc -R 0:0 2>/dev/null' >"$root/boot/lab-initrd.img"
 rm -rf "$work" "$root/tmp/depends"
 
-# --- identity, caches, docs ---------------------------------------------------------------------------------------
+# --- identity, caches, what belongs to the build --------------------------------------------------------------------
 : >"$root/etc/machine-id"
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/hostname" "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed"
+# The packaged initrd and the links to it: this one machine never boots from its own disk.
 rm -f "$root"/boot/initrd.img-* "$root"/initrd.img* "$root"/vmlinuz*
-rm -rf "$root"/usr/share/man "$root"/usr/share/info "$root"/usr/share/lintian
-printf 'UTC\n' >"$root/etc/timezone"; ln -sf /usr/share/zoneinfo/Etc/UTC "$root/etc/localtime"
-printf 'LANG=C.UTF-8\n' >"$root/etc/default/locale"; printf 'LANG=C.UTF-8\n' >"$root/etc/locale.conf"
-printf '127.0.0.1 localhost\n' >"$root/etc/hosts"
+rm -rf "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root"/var/log/*.log "$root"/var/log/apt "$root"/var/cache/debconf/*-old
+# A private key that every host of every lab would share.
+rm -f "$root/etc/ssl/private/ssl-cert-snakeoil.key" "$root/etc/ssl/certs/ssl-cert-snakeoil.pem"
+echo UTC >"$root/etc/timezone"
+ln -sf /usr/share/zoneinfo/Etc/UTC "$root/etc/localtime"
+echo LANG=C.UTF-8 >"$root/etc/default/locale"
+rm -f "$root/etc/locale.conf"
+echo LANG=C.UTF-8 >"$root/etc/locale.conf"
+echo 127.0.0.1 localhost >"$root/etc/hosts"
 : >"$root/etc/resolv.conf"

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::cache::{Meta, sha256_file};
 use super::error::io_error;
 use super::recipe::{CMDLINE, MKE2FS, PARTS, VIRTUAL_SIZE};
-use super::tool::Tools;
+use super::tool::{Run, Tools};
 use super::{Artifact, Cache, Error, Progress, Recipe, apt, kernel};
 
 /// Where the machine's apt keeps its sources.
@@ -19,7 +19,6 @@ const ETC_APT: &str = "/etc/apt";
 const NEEDED: u64 = 4 << 30;
 /// Packages come over the network.
 const PACKAGES_LIMIT: Duration = Duration::from_secs(40 * 60);
-const STEP_LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Documentation and translations, which nobody reads in a lab host; licences stay.
 const DPKG_OPTIONS: [&str; 7] = [
@@ -29,7 +28,8 @@ const DPKG_OPTIONS: [&str; 7] = [
     "path-exclude=/usr/share/lintian/*",
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
-    "path-exclude=/usr/share/postgresql/*/man/*",
+    // Alternatives of PostgreSQL point there, and its packages insist.
+    "path-include=/usr/share/postgresql/*",
 ];
 
 /// Builds the image of `recipe`, unless it is there already, from `mirror` or else from this machine's own.
@@ -124,10 +124,7 @@ impl Place {
     /// The tree: packages, then `images/customize.sh`.
     fn install(&self, tools: &Tools, recipe: &Recipe) -> Result<(), Error> {
         let path = |path: &Path| path.to_string_lossy().into_owned();
-        let mut arguments: Vec<String> = ["--mount", "--", "mmdebstrap", "--mode=root", "--variant=minbase"]
-            .iter()
-            .map(|&argument| argument.to_owned())
-            .collect();
+        let mut arguments = vec!["--mode=root".to_owned(), "--variant=minbase".to_owned()];
         arguments.push("--format=directory".to_owned());
         arguments.push(format!("--include={}", recipe.all_packages().join(",")));
         arguments.push("--aptopt=Acquire::Languages \"none\"".to_owned());
@@ -141,9 +138,16 @@ impl Place {
         arguments.push(recipe.suite()?.to_owned());
         arguments.push(path(&self.root));
         arguments.push(path(&self.dir.join("mirror.list")));
-        // In a mount namespace of its own: what it mounts in the tree can never be seen, or removed, from outside.
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        tools.run("install the packages of the image", PACKAGES_LIMIT, "unshare", &arguments)
+        // The packaged initrd would be made and thrown away.
+        let environment = [("TMPDIR", path(&self.dir)), ("INITRD", "No".to_owned())];
+        let run = Run {
+            limit: PACKAGES_LIMIT,
+            mounts: true,
+            environment: &environment,
+            ..Run::new("install the packages of the image")
+        };
+        tools.run(&run, "mmdebstrap", &arguments)
     }
 
     /// Moves kernel and initrd out of the tree, the kernel decompressed.
@@ -160,7 +164,8 @@ impl Place {
         let (from, purpose) = (compressed.to_string_lossy(), "unpack the kernel");
         // From standard input: not every one of these programs accepts any file name.
         let script = "exec \"$0\" -dc <\"$1\"";
-        tools.run_to(purpose, STEP_LIMIT, "sh", &["-c", script, payload.tool, &from], Some(&kernel))?;
+        let run = Run { output: Some(&kernel), ..Run::new(purpose) };
+        tools.run(&run, "sh", &["-c", script, payload.tool, &from])?;
         remove(&compressed)?;
         remove(&packaged)
     }
@@ -183,14 +188,14 @@ impl Place {
         let (root, raw) = (self.root.to_string_lossy(), self.raw.to_string_lossy());
         let size = format!("{}k", VIRTUAL_SIZE / 1024);
         let arguments: Vec<&str> = MKE2FS.into_iter().chain(["-d", &root, &raw, &size]).collect();
-        tools.run("make the file system", STEP_LIMIT, "mke2fs", &arguments)?;
+        tools.run(&Run::new("make the file system"), "mke2fs", &arguments)?;
         fs::remove_dir_all(&self.root).map_err(io_error("remove", &self.root))
     }
 
     fn make_disk(&self, tools: &Tools) -> Result<(), Error> {
         let (raw, disk) = (self.raw.to_string_lossy(), self.disk());
         let arguments = ["convert", "-f", "raw", "-O", "qcow2", &raw, &disk.to_string_lossy()];
-        tools.run("make the disk", STEP_LIMIT, "qemu-img", &arguments)?;
+        tools.run(&Run::new("make the disk"), "qemu-img", &arguments)?;
         remove(&self.raw)
     }
 

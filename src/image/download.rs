@@ -13,7 +13,7 @@ use ureq::{Agent, Body};
 
 use super::cache::{Meta, download_name, sha256_file};
 use super::error::io_error;
-use super::tool::Tools;
+use super::tool::{Run, Tools};
 use super::{Artifact, Cache, Error, Progress};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
@@ -24,7 +24,6 @@ const WHOLE_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 /// Requests in a row without a byte, after which it is given up.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const CONVERT_LIMIT: Duration = Duration::from_secs(15 * 60);
 const CHUNK: usize = 256 * 1024;
 
 /// The format of a disk image.
@@ -83,7 +82,7 @@ pub fn download(cache: &Cache, source: &Source<'_>, progress: &dyn Fn(Progress))
         Format::Raw => {
             let arguments =
                 ["convert", "-f", "raw", "-O", "qcow2", &part.to_string_lossy(), &disk.to_string_lossy()];
-            tools.run("convert the disk", CONVERT_LIMIT, "qemu-img", &arguments)?;
+            tools.run(&Run::new("convert the disk"), "qemu-img", &arguments)?;
             fs::remove_file(&part).map_err(io_error("remove", &part))?;
         }
     }
@@ -340,12 +339,12 @@ fn inspect(source: &Source<'_>, disk: &Path, tools: &Tools<'_>, info: &Path) -> 
     let refuse = |cause: String| Error::Disk { url: without_password(source.url), cause };
     let (name, disk) = (source.format.name(), disk.to_string_lossy());
     let arguments = ["info", "-f", name, "--output=json", &disk];
-    tools.run_to("read the disk", CONVERT_LIMIT, "qemu-img", &arguments, Some(info)).map_err(|error| {
-        match error {
+    tools.run(&Run { output: Some(info), ..Run::new("read the disk") }, "qemu-img", &arguments).map_err(
+        |error| match error {
             Error::Step { tail, .. } => refuse(format!("it is no {name} image ({})", tail.trim())),
             other => other,
-        }
-    })?;
+        },
+    )?;
     let found = read_info(source, info)?;
     if found.format != name {
         return Err(refuse(format!("it is {}, not {name}", found.format)));

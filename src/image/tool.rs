@@ -26,6 +26,43 @@ pub(super) struct Tools<'a> {
     tick: &'a dyn Fn(),
 }
 
+/// How a program is run.
+pub(super) struct Run<'a> {
+    /// What for: completes "cannot ...".
+    pub purpose: &'static str,
+    /// How long it may take.
+    pub limit: Duration,
+    /// It mounts file systems: in a mount namespace of its own, so that none is ever seen, or removed, from outside.
+    pub mounts: bool,
+    /// Its output goes to this file instead of the log.
+    pub output: Option<&'a Path>,
+    /// Variables to set.
+    pub environment: &'a [(&'static str, String)],
+}
+
+impl Run<'_> {
+    /// Ten minutes, output to the log, nothing special.
+    pub fn new(purpose: &'static str) -> Self {
+        Self { purpose, limit: Duration::from_secs(10 * 60), mounts: false, output: None, environment: &[] }
+    }
+
+    /// In a group of its own, so that all of it can be ended; `setpriv` has the kernel end it when we are killed.
+    fn command(&self, tool: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]);
+        if self.mounts {
+            command.args(["unshare", "--mount", "--"]);
+        }
+        command.arg(tool).args(arguments);
+        command.stdin(Stdio::null()).process_group(0).env("LC_ALL", "C.UTF-8");
+        // mke2fs lies where an ordinary user's PATH does not look.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
 impl<'a> Tools<'a> {
     /// Starts a new log; `tick` is called about once a second while a program runs.
     pub fn new(log: PathBuf, tick: &'a dyn Fn()) -> Result<Self, Error> {
@@ -33,41 +70,26 @@ impl<'a> Tools<'a> {
         Ok(Self { log, tick })
     }
 
-    /// Runs a program to its end, at most for `limit`. It is told to end when this process dies.
+    /// Runs a program to its end. It is told to end when this process dies.
     ///
     /// # Errors
     /// [`Error::Tool`] when it cannot be started, [`Error::Step`] with the end of its output when it fails.
-    pub fn run(
-        &self,
-        purpose: &'static str,
-        limit: Duration,
-        tool: &str,
-        arguments: &[&str],
-    ) -> Result<(), Error> {
-        self.run_to(purpose, limit, tool, arguments, None)
-    }
-
-    /// As [`Tools::run`], with the program's output in a file of its own.
-    pub fn run_to(
-        &self,
-        purpose: &'static str,
-        limit: Duration,
-        tool: &str,
-        arguments: &[&str],
-        output: Option<&Path>,
-    ) -> Result<(), Error> {
+    pub fn run(&self, run: &Run<'_>, tool: &str, arguments: &[&str]) -> Result<(), Error> {
         let mut log = OpenOptions::new().append(true).open(&self.log).map_err(io_error("open", &self.log))?;
         writeln!(log, "# {tool} {}", arguments.join(" ")).map_err(io_error("write", &self.log))?;
         let begin = fs::metadata(&self.log).map_err(io_error("read", &self.log))?.len();
-        let stdout = match output {
+        let stdout = match run.output {
             Some(path) => File::create(path).map_err(io_error("create", path))?,
             None => log.try_clone().map_err(io_error("open", &self.log))?,
         };
-        let mut child = command(tool, arguments)
+        let purpose = run.purpose;
+        let mut child = run
+            .command(tool, arguments)
             .stdout(stdout)
             .stderr(log)
             .spawn()
             .map_err(|cause| Error::Tool { tool: "setpriv".to_owned(), purpose, cause })?;
+        let limit = run.limit;
         let outcome = match self.wait(&mut child, limit).map_err(io_error("wait for", Path::new(tool)))? {
             Some(status) if status.success() => return Ok(()),
             // setpriv's word for a program that is not there.
@@ -112,17 +134,6 @@ impl<'a> Tools<'a> {
     }
 }
 
-/// In a group of its own, so that all of it can be ended; `setpriv` has the kernel end it when we are killed.
-fn command(tool: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "--", tool]).args(arguments);
-    command.stdin(Stdio::null()).process_group(0).env("LC_ALL", "C.UTF-8");
-    // mke2fs lies where an ordinary user's PATH does not look.
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-    command
-}
-
 fn end(child: &mut Child) -> io::Result<()> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let signal = |signal| group.map_or(Ok(()), |group| kill_process_group(group, signal));
@@ -143,8 +154,6 @@ fn end(child: &mut Child) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const SHORT: Duration = Duration::from_secs(20);
-
     fn tools(dir: &Path) -> Tools<'static> {
         Tools::new(dir.join("build.log"), &|| ()).unwrap()
     }
@@ -153,9 +162,9 @@ mod tests {
     fn a_failure_shows_the_end_of_the_programs_own_output() {
         let dir = tempfile::tempdir().unwrap();
         let tools = tools(dir.path());
-        tools.run("warm up", SHORT, "sh", &["-c", "echo earlier"]).unwrap();
+        tools.run(&Run::new("warm up"), "sh", &["-c", "echo earlier"]).unwrap();
         let script = "seq 100; echo why >&2; exit 3";
-        let error = tools.run("count", SHORT, "sh", &["-c", script]).unwrap_err();
+        let error = tools.run(&Run::new("count"), "sh", &["-c", script]).unwrap_err();
         let Error::Step { outcome, tail, .. } = &error else { panic!("{error}") };
         assert_eq!(outcome, "ended with exit status: 3");
         assert!(tail.starts_with("87\n") && tail.ends_with("100\nwhy"), "{tail}");
@@ -169,7 +178,8 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_names_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
-        let error = tools(dir.path()).run("make an image", SHORT, "pgprov-no-such-tool", &[]).unwrap_err();
+        let error =
+            tools(dir.path()).run(&Run::new("make an image"), "pgprov-no-such-tool", &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot run pgprov-no-such-tool, which is needed to make an image: entity not found; scripts/setup installs it"
@@ -180,18 +190,19 @@ mod tests {
     fn a_program_is_ended_with_its_children_at_the_limit() {
         let dir = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        let error = tools(dir.path())
-            .run("wait", Duration::from_millis(300), "sh", &["-c", "echo begun; sleep 60 & wait"])
-            .unwrap_err();
+        let run = Run { limit: Duration::from_millis(300), ..Run::new("wait") };
+        let error = tools(dir.path()).run(&run, "sh", &["-c", "echo begun; sleep 60 & wait"]).unwrap_err();
         assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
         assert!(error.to_string().contains("did not end within 0 s; its last words:\nbegun"), "{error}");
     }
 
     #[test]
-    fn output_can_go_to_a_file() {
+    fn output_can_go_to_a_file_and_variables_are_set() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        tools(dir.path()).run_to("print", SHORT, "printf", &["a\\0b"], Some(&path)).unwrap();
+        let environment = [("WORD", "b".to_owned())];
+        let run = Run { output: Some(&path), environment: &environment, ..Run::new("print") };
+        tools(dir.path()).run(&run, "sh", &["-c", "printf \"a\\\\0$WORD\""]).unwrap();
         assert_eq!(fs::read(path).unwrap(), b"a\0b");
     }
 }
