@@ -56,33 +56,25 @@ fn one(out: &mut String, finding: &Finding, file: &str, lines: &[&str]) {
 /// The part of the line around the span, the columns before the underline and the columns of the underline.
 fn window(source: &str, span: Span) -> (String, usize, usize) {
     let start = span.column.saturating_sub(1);
-    let chars: Vec<char> = source.chars().map(cell).collect();
-    let end = (start + span.length.max(1)).min(chars.len().max(start + 1));
-    // As much of the span as fits, and what stands before it.
-    let from = if end <= WIDTH_MAX {
-        0
-    } else {
-        start.saturating_sub(WIDTH_MAX / 3).min(end - WIDTH_MAX.min(end)).min(start)
-    };
-    let from = if from > 0 && start - from > WIDTH_MAX { start - WIDTH_MAX / 3 } else { from };
-    let to = chars.len().min(from + WIDTH_MAX);
-    let mut shown = String::new();
-    let mut indent = 0;
+    let end = start.saturating_add(span.length.max(1));
+    // As much of the span as fits, and something of what stands before it.
+    let from = if end <= WIDTH_MAX { 0 } else { start.saturating_sub(WIDTH_MAX / 3) };
+    let mut chars = source.chars().map(cell).skip(from);
+    let (mut shown, mut indent, mut width) = (String::new(), 0, 0);
     if from > 0 {
         shown.push('…');
         indent = 1;
     }
-    let mut width = 0;
-    for (index, c) in chars.iter().enumerate().take(to).skip(from) {
-        shown.push(*c);
+    for (index, c) in chars.by_ref().take(WIDTH_MAX).enumerate() {
+        shown.push(c);
         let columns = c.width().unwrap_or(1);
-        if index < start {
+        if from + index < start {
             indent += columns;
-        } else if index < end {
+        } else if from + index < end {
             width += columns;
         }
     }
-    if to < chars.len() {
+    if chars.next().is_some() {
         shown.push('…');
     }
     (shown, indent, width.max(1))

@@ -152,12 +152,16 @@ pub struct Postgres {
     /// Which rules compute the memory settings.
     pub profile: Profile,
     /// Settings on top of the computed ones, by their PostgreSQL names.
+    #[schemars(extend("maxProperties" = 1000))]
     pub settings: IndexMap<String, SettingValue>,
     /// Databases to create.
+    #[schemars(extend("maxItems" = 1000))]
     pub databases: Vec<Database>,
     /// Roles (users) to create besides the owners of the databases.
+    #[schemars(extend("maxItems" = 1000))]
     pub users: Vec<User>,
     /// Further lines of pg_hba.conf, before the ones that pgprov writes.
+    #[schemars(extend("maxItems" = 1000))]
     pub hba: Vec<HbaRule>,
     /// TLS with the certificate authority of the lab; `false` allows unencrypted connections.
     pub tls: bool,
@@ -195,7 +199,7 @@ pub struct Database {
     pub owner: String,
     /// Extensions to create in it.
     #[serde(default)]
-    #[schemars(extend("items" = {"type": "string", "pattern": r"^[a-z_][a-z0-9_-]{0,62}$", "x-allowed": EXTENSION_NAME}))]
+    #[schemars(extend("items" = {"type": "string", "pattern": r"^[a-z_][a-z0-9_-]{0,62}$", "x-allowed": EXTENSION_NAME}, "maxItems" = 100, "uniqueItems" = true))]
     pub extensions: Vec<String>,
 }
 
@@ -211,7 +215,7 @@ pub struct User {
     pub attributes: Vec<RoleAttribute>,
     /// Roles it is a member of, e.g. `pg_monitor`.
     #[serde(default)]
-    #[schemars(extend("items" = {"type": "string", "pattern": r"^[a-z_][a-z0-9_]{0,62}$", "x-allowed": SQL_NAME}))]
+    #[schemars(extend("items" = {"type": "string", "pattern": r"^[a-z_][a-z0-9_]{0,62}$", "x-allowed": SQL_NAME}, "maxItems" = 100, "uniqueItems" = true))]
     pub member_of: Vec<String>,
 }
 
@@ -322,7 +326,7 @@ pub enum FailoverEngine {
 #[serde(deny_unknown_fields)]
 pub struct Host {
     /// What the host is for; the names of files in roles/.
-    #[schemars(extend("minItems" = 1, "uniqueItems" = true))]
+    #[schemars(extend("minItems" = 1, "maxItems" = 50, "uniqueItems" = true))]
     pub roles: Vec<String>,
     /// The PostgreSQL host that this one is a standby of.
     pub follows: Option<String>,
@@ -330,6 +334,7 @@ pub struct Host {
     pub address: Option<Ipv4Addr>,
     /// PostgreSQL settings of this host only.
     #[serde(default)]
+    #[schemars(extend("maxProperties" = 1000))]
     pub settings: IndexMap<String, SettingValue>,
     /// Free text, shown in the graph.
     pub description: Option<String>,
