@@ -8,6 +8,8 @@ use super::{Context, hosts::has_postgres, list, postgres::major};
 use crate::{
     catalogue::{self, amount, check_value},
     finding::Finding,
+    lab::{self, POSTGRES_ROLE},
+    profile,
     topology::SettingValue,
 };
 
@@ -121,6 +123,7 @@ fn together(context: &mut Context<'_>) {
             *standbys.entry(upstream).or_default() += 1;
         }
     }
+    let computed = computed(context);
     for (name, host) in servers() {
         let settings = &hosts[name.as_str()];
         fits(context, settings);
@@ -129,7 +132,7 @@ fn together(context: &mut Context<'_>) {
         }
         let upstream = host.follows.as_deref().filter(|upstream| *upstream != name);
         if let Some((upstream, of_upstream)) = upstream.and_then(|upstream| hosts.get_key_value(upstream)) {
-            can_follow(context, (name, settings), (upstream, of_upstream));
+            can_follow(context, &computed, (name, settings), (upstream, of_upstream));
         }
     }
 }
@@ -165,24 +168,52 @@ fn can_be_followed(context: &mut Context<'_>, name: &str, settings: &Effectives<
     }
 }
 
-/// Whether a standby starts with the settings of the server it follows.
+/// Whether a standby starts with the settings of the server it follows. Where the topology says nothing, all servers
+/// have the same computed value, so only settings of single hosts can make a difference.
 fn can_follow(
     context: &mut Context<'_>,
+    computed: &Computed,
     standby: (&str, &Effectives<'_>),
     upstream: (&str, &Effectives<'_>),
 ) {
+    let of_host = |setting: Option<&Effective<'_>>| setting.is_some_and(|setting| setting.path[0] == "hosts");
     for setting in NOT_BELOW_PRIMARY {
-        let (Some(own), Some(other)) = (standby.1.get(setting), upstream.1.get(setting)) else { continue };
-        if own.amount < other.amount {
+        let (own, other) = (standby.1.get(setting), upstream.1.get(setting));
+        let place = if of_host(own) { own } else { other.filter(|other| of_host(Some(other))) };
+        let Some(place) = place else { continue };
+        let value = |given: Option<&Effective<'_>>| match given {
+            Some(given) => Some((given.amount?, given.text.to_owned())),
+            None => computed.get(setting).cloned(),
+        };
+        let (Some(own), Some(other)) = (value(own), value(other)) else { continue };
+        if own.0 < other.0 {
             let (name, upstream) = (standby.0, upstream.0);
-            let message = format!(
-                "{setting} is {} on `{name}`, {} on `{upstream}`, which it follows",
-                own.text, other.text
-            );
-            let place = if own.path[0] == "hosts" { &own.path } else { &other.path };
-            once(context, place, message, "a standby does not start with less than its primary");
+            let message =
+                format!("{setting} is {} on `{name}`, {} on `{upstream}`, which it follows", own.1, other.1);
+            once(context, &place.path, message, "a standby does not start with less than its primary");
         }
     }
+}
+
+/// The values that pgprov computes for settings that [`can_follow`] compares: as number and as text.
+type Computed = HashMap<&'static str, (f64, String)>;
+
+/// They are the same on all servers, so those of the first will do.
+fn computed(context: &Context<'_>) -> Computed {
+    let without_settings = {
+        let mut topology = context.topology.clone();
+        topology.postgres.settings.clear();
+        topology.hosts.values_mut().for_each(|host| host.settings.clear());
+        lab::derive(&topology, &lab::Pins::new())
+    };
+    let Some(host) = without_settings.with_role(POSTGRES_ROLE).next() else { return Computed::new() };
+    let server = profile::server(&without_settings, host);
+    let number = |setting: profile::Setting| {
+        let name = *NOT_BELOW_PRIMARY.iter().find(|name| **name == setting.name)?;
+        let text = setting.value.trim_matches('\'').to_owned();
+        Some((name, (amount(catalogue::lookup(server.version, name)?, &text)?, text)))
+    };
+    server.restart.into_iter().chain(server.reload).filter_map(number).collect()
 }
 
 /// Reports a setting of the lab once, not for each host.

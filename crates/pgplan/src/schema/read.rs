@@ -248,6 +248,9 @@ impl<'s> Reader<'s, '_> {
     }
 
     fn name(&mut self, schema: &'s Json, name: &str) -> Result<(), String> {
+        if let Some(choices) = choices(schema).filter(|choices| !choices.contains(&name)) {
+            return Err(format!("allowed: {}", choices.join(", ")));
+        }
         check_length(schema, name)?;
         self.pattern(schema, name)
     }

@@ -120,5 +120,6 @@ fn a_root_of_the_wrong_type_is_a_finding() {
 #[test]
 fn our_types_use_supported_keywords_only() {
     assert_eq!(unsupported::<Topology>(), BTreeSet::new());
+    assert_eq!(unsupported::<crate::role::Manifest>(), BTreeSet::new());
     assert_eq!(unsupported::<Thing>(), BTreeSet::new());
 }
