@@ -20,6 +20,8 @@ sectors=$4
 chmod -R u=rwX,go=rX "$parts/files"
 chmod 755 "$parts/files/usr/lib/pgprov/identity"
 cp -a --no-preserve=ownership "$parts/files/." "$root/"
+mkdir -p "$root/usr/lib/pgprov/without-bpf"
+: >"$root/usr/lib/pgprov/without-bpf/libbpf.so.1" # see initrd-init
 echo "$sectors" >"$root/usr/lib/pgprov/sectors"
 
 # --- services -----------------------------------------------------------------------------------------------------
@@ -29,7 +31,7 @@ in_root systemctl -q set-default multi-user.target
 for unit in \
   dev-hugepages.mount dev-mqueue.mount run-lock.mount tmp.mount sys-fs-fuse-connections.mount sys-kernel-config.mount \
   sys-kernel-debug.mount sys-kernel-tracing.mount proc-sys-fs-binfmt_misc.automount \
-  getty.target systemd-logind.service systemd-user-sessions.service systemd-ask-password-console.path \
+  getty.target systemd-user-sessions.service systemd-ask-password-console.path \
   systemd-ask-password-wall.path systemd-initctl.socket systemd-update-utmp.service systemd-update-utmp-runlevel.service \
   systemd-pcrmachine.service systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-pcrextend.socket \
   systemd-pcrlock.socket systemd-tpm2-setup.service systemd-tpm2-setup-early.service systemd-creds.socket \
@@ -50,8 +52,9 @@ done
 for file in home.conf journal-nocow.conf static-nodes-permissions.conf systemd-nologin.conf systemd-pstore.conf x11.conf; do
   to_null /etc/tmpfiles.d "$file"
 done
-# D-Bus starts when something asks for it.
-rm -f "$root/usr/lib/systemd/system/multi-user.target.wants/dbus.service"
+# D-Bus and logind start when something asks for them.
+rm -f "$root"/usr/lib/systemd/system/multi-user.target.wants/dbus.service
+rm -f "$root"/usr/lib/systemd/system/multi-user.target.wants/systemd-logind.service
 # The initrd mounts the root file system; there is no other.
 rm -f "$root/etc/fstab"
 case $(in_root dpkg-query -W -f '${Version}' systemd) in
