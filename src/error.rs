@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{libvirt, ssh};
+
 /// Exit code of success.
 pub const EXIT_OK: u8 = 0;
 /// Exit code when something failed.
@@ -81,8 +83,16 @@ impl Error {
     }
 }
 
+/// Every library error becomes a failure here; those that know better say so: a wait that ran into its limit, a remedy.
 impl<E: Into<anyhow::Error>> From<E> for Error {
     fn from(error: E) -> Self {
-        Self { kind: Kind::Failed, cause: error.into(), hints: Vec::new() }
+        let cause: anyhow::Error = error.into();
+        let timeout = cause.chain().any(|cause| {
+            cause.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout)
+                || cause.downcast_ref::<libvirt::Error>().is_some_and(libvirt::Error::is_timeout)
+        });
+        let remedy = cause.chain().find_map(|cause| cause.downcast_ref::<libvirt::Error>()?.hint()).map(str::to_owned);
+        let kind = if timeout { Kind::Timeout } else { Kind::Failed };
+        Self { kind, hints: remedy.into_iter().collect(), cause }
     }
 }

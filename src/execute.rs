@@ -58,8 +58,6 @@ pub struct World {
     pub hosts: Vec<RenderedHost>,
     /// How to reach each host.
     pub targets: BTreeMap<String, Target>,
-    /// Whether packages may be missing: stock images.
-    pub check_packages: bool,
     /// How long a host may take to boot and answer.
     pub boot_limit: Duration,
     /// How many hosts may boot at the same time.
@@ -297,7 +295,7 @@ fn boot_and_ask(
     let connect = || -> anyhow::Result<Answer> {
         let session = Session::connect(target, Instant::now() + world.boot_limit)?;
         line.now("asking for facts");
-        let facts = observe::facts(&session, rendered, world.check_packages)?;
+        let facts = observe::facts(&session, rendered)?;
         Ok(Answer { session, facts })
     };
     connect().map_err(|error| match world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES) {
@@ -317,7 +315,7 @@ fn configure(world: &World, rendered: usize, answer: Answer, line: &Line) -> any
     }
     apply_plan(&answer.session, rendered, &plan, line)?;
     line.now("checking");
-    let facts = observe::facts(&answer.session, rendered, world.check_packages)?;
+    let facts = observe::facts(&answer.session, rendered)?;
     let left = HostPlan::new(rendered, Some(&facts));
     if left.is_empty() {
         Ok(())

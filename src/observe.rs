@@ -25,8 +25,8 @@ pub struct Answer {
 ///
 /// # Errors
 /// The connection breaks, or the host cannot answer.
-pub fn facts(session: &Session, rendered: &RenderedHost, check_packages: bool) -> anyhow::Result<Facts> {
-    let script = facts::script(rendered, check_packages);
+pub fn facts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts> {
+    let script = facts::script(rendered);
     let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, FACTS)?;
     anyhow::ensure!(
         output.success(),
@@ -39,18 +39,14 @@ pub fn facts(session: &Session, rendered: &RenderedHost, check_packages: bool) -
 }
 
 /// Asks all hosts at once; each has until `deadline` to accept the connection.
-pub fn all(
-    hosts: &[(Target, &RenderedHost)],
-    check_packages: bool,
-    deadline: Instant,
-) -> BTreeMap<String, anyhow::Result<Answer>> {
+pub fn all(hosts: &[(Target, &RenderedHost)], deadline: Instant) -> BTreeMap<String, anyhow::Result<Answer>> {
     std::thread::scope(|scope| {
         let asking: Vec<_> = hosts
             .iter()
             .map(|(target, rendered)| {
                 let ask = move || {
                     let session = Session::connect(target, deadline)?;
-                    let facts = facts(&session, rendered, check_packages)?;
+                    let facts = facts(&session, rendered)?;
                     anyhow::Ok(Answer { session, facts })
                 };
                 (rendered.host.clone(), scope.spawn(ask))

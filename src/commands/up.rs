@@ -177,7 +177,6 @@ impl Draft {
             ssh_public_key: public_key,
             hosts,
             targets,
-            check_packages: matches!(lab.image, pgplan::topology::Image::Stock(_)),
             boot_limit,
             boots: std::thread::available_parallelism().map_or(2, usize::from).max(2),
             lab,
@@ -209,7 +208,7 @@ impl Draft {
             .filter_map(|host| Some((self.world.targets.get(&host.host)?.clone(), host)))
             .collect();
         // A host that does not answer may still be booting: the plan then has everything for it, and execution waits.
-        let answers = observe::all(&asked, self.world.check_packages, Instant::now() + CONNECT);
+        let answers = observe::all(&asked, Instant::now() + CONNECT);
         self.answers.extend(answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))));
         let facts: BTreeMap<String, Facts> =
             self.answers.iter().map(|(name, answer)| (name.clone(), answer.facts.clone())).collect();

@@ -36,6 +36,8 @@ pub struct Server {
     pub conf: String,
     /// systemd unit.
     pub unit: String,
+    /// The log file.
+    pub log: String,
     /// Profile of the computed settings.
     pub profile: Profile,
     /// Settings that a reload applies.
@@ -54,6 +56,7 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
         data: format!("/var/lib/postgresql/{version}/main"),
         conf: format!("/etc/postgresql/{version}/main"),
         unit: format!("postgresql@{version}-main.service"),
+        log: format!("{LOG_DIRECTORY}/{}", log_name(version)),
         profile: lab.postgres.profile,
         reload,
         restart,
@@ -68,7 +71,7 @@ pub fn slot_name(host: &str) -> String {
 /// Computed settings, then the topology's, then the host's: a later one replaces an earlier one.
 fn settings(lab: &Lab, host: &Host) -> Vec<Setting> {
     let mut all: IndexMap<String, (String, String)> = IndexMap::new();
-    for (name, value, why) in memory(lab).into_iter().chain(replication(lab, host)).chain(logging()).chain(tls(lab)) {
+    for (name, value, why) in memory(lab).into_iter().chain(replication(lab, host)).chain(logging(lab.postgres.version)).chain(tls(lab)) {
         all.insert(name.to_owned(), (value, why));
     }
     let places = [("topology: postgres.settings", &lab.postgres.settings), ("topology: settings of this host", &host.settings)];
@@ -162,9 +165,21 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
     settings
 }
 
-fn logging() -> Vec<Computed> {
+const LOG_DIRECTORY: &str = "/var/log/postgresql";
+
+fn log_name(version: u32) -> String {
+    format!("postgresql-{version}-main.log")
+}
+
+fn logging(version: u32) -> Vec<Computed> {
     let why = "for the one who reads the log after a fault";
     vec![
+        ("logging_collector", "on".into(), "the server writes its log itself, where Debian has it".into()),
+        ("log_directory", LOG_DIRECTORY.into(), "where Debian has it".into()),
+        ("log_filename", log_name(version), "one file, as Debian has it; logrotate takes care of it".into()),
+        ("log_rotation_age", "0".into(), "one file".into()),
+        ("log_rotation_size", "0".into(), "one file".into()),
+        ("log_file_mode", "0640".into(), "not for everybody: statements can hold data".into()),
         ("log_line_prefix", "%m [%p] %q%u@%d %a ".into(), "time, process, user, database, application".into()),
         ("log_checkpoints", "on".into(), why.into()),
         ("log_connections", "on".into(), why.into()),

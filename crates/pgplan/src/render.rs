@@ -23,7 +23,7 @@ use crate::{
     role::{self, Manifest},
     schema,
     secrets::Secrets,
-    topology::{Release, RoleAttribute},
+    topology::{Image, Release, RoleAttribute},
     yaml::Limits,
 };
 
@@ -47,7 +47,7 @@ pub struct Sources {
 pub struct RenderedHost {
     /// Name of the host.
     pub host: String,
-    /// Packages its roles need.
+    /// Packages to install: those its roles need, when the image does not have them inside.
     pub packages: Vec<String>,
     /// Directories in order.
     pub directories: Vec<Directory>,
@@ -293,10 +293,12 @@ struct Scope<'a> {
 
 impl Scope<'_> {
     fn add_role(&self, manifest: &Manifest, out: &mut RenderedHost) -> Result<(), RenderError> {
-        let release = self.lab.image.release();
-        for package in manifest.packages.get(&release).into_iter().flatten() {
-            if !out.packages.contains(package) {
-                out.packages.push(package.clone());
+        // An image that we built has the packages of all roles inside.
+        if let Image::Stock(stock) = &self.lab.image {
+            for package in manifest.packages.get(&stock.release).into_iter().flatten() {
+                if !out.packages.contains(package) {
+                    out.packages.push(package.clone());
+                }
             }
         }
         for directory in &manifest.directories {

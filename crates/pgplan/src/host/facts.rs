@@ -53,7 +53,7 @@ impl Stat {
 
 /// The script whose output [`parse`] reads. Each part starts with a line `@part`, so that it needs no quoting and only
 /// a handful of processes: under emulation every one of them costs milliseconds.
-pub fn script(rendered: &RenderedHost, check_packages: bool) -> String {
+pub fn script(rendered: &RenderedHost) -> String {
     let mut out = format!(
         "exec 9>{LOCK} && flock -w 120 9 || {{ echo 'another pgprov is at work on this host' >&2; exit 75; }}\n\
          echo @boot; cat /proc/sys/kernel/random/boot_id /etc/machine-id\n"
@@ -68,14 +68,9 @@ pub fn script(rendered: &RenderedHost, check_packages: bool) -> String {
         let _ = writeln!(out, "echo @sums; sha256sum {} 2>/dev/null", files.join(" "));
     }
     let _ = writeln!(out, "echo @installed; cat {INSTALLED} 2>/dev/null");
-    if check_packages && !rendered.packages.is_empty() {
+    if !rendered.packages.is_empty() {
         let format = "-f '${Package} ${db:Status-Abbrev}\\n'";
         let _ = writeln!(out, "echo @packages; dpkg-query -W {format} {} 2>/dev/null", rendered.packages.join(" "));
-    } else {
-        let _ = writeln!(out, "echo @packages");
-        for package in &rendered.packages {
-            let _ = writeln!(out, "echo {package} ii");
-        }
     }
     out.push_str("echo @done\n");
     for (index, task) in rendered.tasks.iter().enumerate() {
