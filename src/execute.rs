@@ -60,7 +60,7 @@ pub struct World {
     pub targets: BTreeMap<String, Target>,
     /// How long a host may take to boot and answer.
     pub boot_limit: Duration,
-    /// How many hosts may boot at the same time.
+    /// How many hosts may boot, or be configured without waiting, at the same time: an emulated host takes a core.
     pub boots: usize,
 }
 
@@ -246,10 +246,11 @@ impl Pipeline {
     async fn run(mut self, boots: &Semaphore) -> anyhow::Result<Timing> {
         let host = self.world.hosts[self.rendered].host.clone();
         let mut boot = Duration::ZERO;
+        let mut slot = None;
         let answer = match self.answer.take() {
             Some(answer) => answer,
             None => {
-                let permit = boots.acquire().await?;
+                slot = Some(boots.acquire().await?);
                 let begun = Instant::now();
                 let (world, line) = (Arc::clone(&self.world), self.line.clone());
                 let (rendered, start) = (self.rendered, self.start);
@@ -258,12 +259,15 @@ impl Pipeline {
                     boot_and_ask(&world, rendered, start, &made_from, &line)
                 })
                 .await??;
-                drop(permit);
                 boot = begun.elapsed();
                 answer
             }
         };
-        self.line.now("waiting for its turn");
+        // A host that others wait for keeps its core until it is done; one that waits itself gives it to the next.
+        if !self.waits.is_empty() {
+            drop(slot.take());
+            self.line.now("waiting for its turn");
+        }
         for (name, receiver) in &mut self.waits {
             let done = receiver.wait_for(Option::is_some).await.map(|done| *done);
             if !matches!(done, Ok(Some(true))) {

@@ -319,10 +319,10 @@ fn refuse_clashes(infra: &Infra, lab: &Lab) -> Result {
 /// Hosts without their secrets cannot be managed: their passwords and keys are gone.
 fn refuse_orphans(infra: &Infra, state: Option<&LabState>, lab: &Lab) -> Result {
     let known = state.is_some_and(|state| state.secrets().exists());
-    if known || infra.domains.is_empty() {
+    if known || (infra.domains.is_empty() && infra.disks.is_empty()) {
         return Ok(());
     }
-    let message = format!("lab {} runs on this hypervisor, but its state directory is not here", lab.name);
+    let message = format!("lab {} exists on this hypervisor, but its state directory is not here", lab.name);
     Err(Error::failed(message)
         .hint("set PGPROV_STATE_DIR to where it was made, or take it away: ")
         .hint(format!("pgprov destroy {}", lab.name)))

@@ -38,6 +38,8 @@ pub struct Server {
     pub unit: String,
     /// The log file.
     pub log: String,
+    /// Prefix of a command that is to run as user postgres. Not runuser: under emulation its PAM session costs half a second.
+    pub as_postgres: String,
     /// Profile of the computed settings.
     pub profile: Profile,
     /// Settings that a reload applies.
@@ -57,6 +59,7 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
         conf: format!("/etc/postgresql/{version}/main"),
         unit: format!("postgresql@{version}-main.service"),
         log: format!("{LOG_DIRECTORY}/{}", log_name(version)),
+        as_postgres: "setpriv --reuid=postgres --regid=postgres --init-groups --".to_owned(),
         profile: lab.postgres.profile,
         reload,
         restart,
