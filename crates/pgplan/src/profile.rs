@@ -59,7 +59,7 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
         conf: format!("/etc/postgresql/{version}/main"),
         unit: format!("postgresql@{version}-main.service"),
         log: format!("{LOG_DIRECTORY}/{}", log_name(version)),
-        as_postgres: "setpriv --reuid=postgres --regid=postgres --init-groups --".to_owned(),
+        as_postgres: "env HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --".to_owned(),
         profile: lab.postgres.profile,
         reload,
         restart,
