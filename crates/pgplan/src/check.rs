@@ -12,7 +12,7 @@ use crate::{
     finding::{Finding, Findings},
     schema::{Loaded, load},
     size::{Bytes, GIB, MIB},
-    topology::Topology,
+    topology::{BUILT_DISK, Image, Topology},
     yaml::{Limits, Location},
 };
 
@@ -110,12 +110,16 @@ impl<'a> Context<'a> {
 /// Memory below which a Debian host does not boot to the end.
 const MEMORY_MIN: Bytes = Bytes(384 * MIB);
 const MEMORY_MAX: Bytes = Bytes(1024 * GIB);
-/// Disk below which the image does not fit.
-const DISK_MIN: Bytes = Bytes(3 * GIB);
+/// Disk below which a stock image with the packages does not fit. Ours has a size of its own.
+const STOCK_DISK_MIN: Bytes = Bytes(3 * GIB);
 const DISK_MAX: Bytes = Bytes(16 * 1024 * GIB);
 
 fn machines(context: &mut Context<'_>) {
     let vm = &context.topology.vm;
+    let disk_min = match context.topology.image {
+        Image::Built { .. } => BUILT_DISK,
+        Image::Stock(_) => STOCK_DISK_MIN,
+    };
     for (key, size, min, max, why) in [
         (
             "memory",
@@ -124,7 +128,7 @@ fn machines(context: &mut Context<'_>) {
             MEMORY_MAX,
             "kernel, systemd and PostgreSQL need that much to start",
         ),
-        ("disk", vm.disk, DISK_MIN, DISK_MAX, "the image with all packages, and some room for WAL"),
+        ("disk", vm.disk, disk_min, DISK_MAX, "the disk of a host is a layer over the image, and not smaller; it is thin: unused space costs nothing"),
     ] {
         if size < min {
             let message = format!("{size} of {key} is too little: a host needs {min} at least");

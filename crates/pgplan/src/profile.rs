@@ -80,7 +80,9 @@ fn settings(lab: &Lab, host: &Host) -> Vec<Setting> {
     let places = [("topology: postgres.settings", &lab.postgres.settings), ("topology: settings of this host", &host.settings)];
     for (why, settings) in places {
         for (name, value) in settings {
-            all.insert(name.clone(), (value.clone(), why.to_owned()));
+            // PostgreSQL does not mind the case of a name; two lines for one setting would hide one of them.
+            let name = catalogue::lookup(lab.postgres.version, name).map_or(name.as_str(), |setting| setting.name);
+            all.insert(name.to_owned(), (value.clone(), why.to_owned()));
         }
     }
     all.into_iter()

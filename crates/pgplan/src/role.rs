@@ -24,6 +24,7 @@ pub struct Manifest {
     pub after: Vec<String>,
     /// Debian packages by release; they are inside the image.
     #[serde(default)]
+    #[schemars(extend("propertyNames" = {"enum": ["debian-12", "debian-13"]}))]
     pub packages: IndexMap<Release, Vec<String>>,
     /// Directories, made in this order.
     #[serde(default)]

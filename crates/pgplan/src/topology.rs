@@ -340,6 +340,9 @@ pub struct Host {
     pub description: Option<String>,
 }
 
+/// Size of the disk of the images that pgprov builds, and so the smallest disk of their hosts.
+pub const BUILT_DISK: Bytes = Bytes(8 * GIB);
+
 /// Settings by name, as they are rendered.
 pub type Settings = BTreeMap<String, String>;
 
