@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cache::{Meta, sha256_file};
 use super::error::io_error;
-use super::recipe::{CMDLINE, MKE2FS, PARTS, VIRTUAL_SIZE};
+use super::recipe::{CMDLINE, DPKG_OPTIONS, MKE2FS, PARTS, VIRTUAL_SIZE};
 use super::tool::{Run, Tools};
 use super::{Artifact, Cache, Error, Progress, Recipe, apt, kernel};
 
@@ -19,18 +19,6 @@ const ETC_APT: &str = "/etc/apt";
 const NEEDED: u64 = 4 << 30;
 /// Packages come over the network.
 const PACKAGES_LIMIT: Duration = Duration::from_secs(40 * 60);
-
-/// Documentation and translations, which nobody reads in a lab host; licences stay.
-const DPKG_OPTIONS: [&str; 7] = [
-    "path-exclude=/usr/share/man/*",
-    "path-exclude=/usr/share/info/*",
-    "path-exclude=/usr/share/locale/*",
-    "path-exclude=/usr/share/lintian/*",
-    "path-exclude=/usr/share/doc/*",
-    "path-include=/usr/share/doc/*/copyright",
-    // Alternatives of PostgreSQL point there, and its packages insist.
-    "path-include=/usr/share/postgresql/*",
-];
 
 /// Builds the image of `recipe`, unless it is there already, from `mirror` or else from this machine's own.
 ///
@@ -143,7 +131,7 @@ impl Place {
         let environment = [("TMPDIR", path(&self.dir)), ("INITRD", "No".to_owned())];
         let run = Run {
             limit: PACKAGES_LIMIT,
-            mounts: true,
+            isolated: true,
             environment: &environment,
             ..Run::new("install the packages of the image")
         };

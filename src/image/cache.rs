@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ const LOCK: &str = "lock";
 const TMP: &str = ".tmp-";
 /// How long a build waits for another one: longer than a build may take.
 const LOCK_LIMIT: Duration = Duration::from_secs(45 * 60);
+const REMOVE_LIMIT: Duration = Duration::from_secs(10);
 const READ_SIZE: usize = 1 << 20;
 
 /// A finished image.
@@ -310,9 +312,17 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
             io::Error::new(io::ErrorKind::ResourceBusy, "a file system is mounted in it; unmount it first");
         return Err(io_error("remove", &dir)(error));
     }
-    match fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir)(error)),
-        _ => Ok(()),
+    let deadline = Instant::now() + REMOVE_LIMIT;
+    loop {
+        match fs::remove_dir_all(&dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The children of a build that was just killed may still be writing their last.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            Err(error) => return Err(io_error("remove", &dir)(error)),
+        }
     }
 }
 

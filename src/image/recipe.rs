@@ -9,13 +9,23 @@ pub const RELEASES: [(&str, &str); 2] = [("debian-13", "trixie"), ("debian-12", 
 
 /// Size of the disk and its file system, in bytes; also the smallest disk a host can have. It costs nothing: the disk
 /// is sparse. Hosts with a larger one grow it at their first boot, which takes a second that all others are spared.
-pub(super) const VIRTUAL_SIZE: u64 = 8 << 30;
+pub(super) const VIRTUAL_SIZE: u64 = pgplan::topology::BUILT_DISK.0;
 
 /// The kernel's command line. Serial console, interfaces named eth0 and eth1; the rest is boot time, which counts when
 /// processors are emulated: no mitigations (nothing here is a boundary but the machine itself), no BPF security module
 /// (systemd would load a program at every boot), none of the self tests that take a tenth of a second each.
 pub const CMDLINE: &str = "console=ttyS0 root=/dev/vda rw net.ifnames=0 quiet mitigations=off lsm=yama \
      initcall_blacklist=jent_mod_init,bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init";
+
+/// Options of dpkg: no documentation and translations, which nobody reads in a lab host; licences stay.
+pub(super) const DPKG_OPTIONS: [&str; 6] = [
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/lintian/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+];
 
 /// Options of mke2fs. Inode tables and journal are written now, so that no host does it in the background; the features
 /// are the same whatever mke2fs the machine has.
@@ -109,6 +119,7 @@ impl Recipe {
         add(CMDLINE);
         add(&VIRTUAL_SIZE.to_string());
         add(&MKE2FS.join(" "));
+        add(&DPKG_OPTIONS.join(" "));
         for package in self.all_packages() {
             add(package);
         }

@@ -32,8 +32,9 @@ pub(super) struct Run<'a> {
     pub purpose: &'static str,
     /// How long it may take.
     pub limit: Duration,
-    /// It mounts file systems: in a mount namespace of its own, so that none is ever seen, or removed, from outside.
-    pub mounts: bool,
+    /// It mounts file systems and has many children: in namespaces of its own, so that no mount is ever seen, or
+    /// removed, from outside, and that all children end with it. Needs root.
+    pub isolated: bool,
     /// Its output goes to this file instead of the log.
     pub output: Option<&'a Path>,
     /// Variables to set.
@@ -43,15 +44,15 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Ten minutes, output to the log, nothing special.
     pub fn new(purpose: &'static str) -> Self {
-        Self { purpose, limit: Duration::from_secs(10 * 60), mounts: false, output: None, environment: &[] }
+        Self { purpose, limit: Duration::from_secs(10 * 60), isolated: false, output: None, environment: &[] }
     }
 
-    /// In a group of its own, so that all of it can be ended; `setpriv` has the kernel end it when we are killed.
+    /// In a group of its own, so that all of it can be ended; `setpriv` has the kernel kill it when we are killed.
     fn command(&self, tool: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--"]);
-        if self.mounts {
-            command.args(["unshare", "--mount", "--"]);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if self.isolated {
+            command.args(["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "--"]);
         }
         command.arg(tool).args(arguments);
         command.stdin(Stdio::null()).process_group(0).env("LC_ALL", "C.UTF-8");
@@ -70,7 +71,7 @@ impl<'a> Tools<'a> {
         Ok(Self { log, tick })
     }
 
-    /// Runs a program to its end. It is told to end when this process dies.
+    /// Runs a program to its end. It is killed when this process dies.
     ///
     /// # Errors
     /// [`Error::Tool`] when it cannot be started, [`Error::Step`] with the end of its output when it fails.
