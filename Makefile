@@ -33,13 +33,15 @@ lint:
 test-fast:
 	$(CARGO) test --workspace --locked
 
-# VMs, their networks and a libvirtd exist only inside a network namespace, which goes with everything in it.
-test-e2e: build image
-	$(CARGO) build --locked --test e2e
+# VMs, their networks and a libvirtd exist only inside a network namespace, which goes with everything in it. The image
+# is built before, outside: there is no internet in there.
+test-e2e: setup-test
+	$(CARGO) build --locked --bin pgprov --test e2e
+	target/debug/pgprov image build debian-13
 	scripts/sandbox e2e -- scripts/e2e $(ARGS)
 
 bench: build image
-	$(CARGO) build --release --locked --test bench
+	$(CARGO) bench --locked --no-run --bench labs
 	scripts/sandbox bench -- scripts/bench $(ARGS)
 
 fmt:

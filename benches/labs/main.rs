@@ -1,0 +1,149 @@
+//! Benches on real VMs, as ratios in one run: machines are noisy, a ratio to what the same machine does bare is not.
+//!
+//! Run with `make bench`; needs the sandbox and a built image, as the e2e tests do. Results go to docs/benchmarks.md.
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+
+mod bare;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use pgplan::{
+    check::{self, Known, RoleInfo},
+    host::HostPlan,
+    lab::{self, Pins},
+    render::Roles,
+    secrets::Secrets,
+};
+
+/// How often a quick command is repeated.
+const REPEAT: usize = 7;
+
+fn main() -> anyhow::Result<()> {
+    if std::env::var_os("PGPROV_BENCH").is_none() {
+        println!("benches run on real VMs: make bench");
+        return Ok(());
+    }
+    let pgprov = PathBuf::from(std::env::var_os("PGPROV").context("PGPROV must name the program")?);
+    let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
+    if wanted("render") {
+        render()?;
+    }
+    if wanted("up") {
+        up(&pgprov, rounds())?;
+    }
+    Ok(())
+}
+
+fn rounds() -> usize {
+    std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+}
+
+/// `up` of lab.yaml with hosts booted, against booting the same VMs bare until their sshd greets; then `up` with
+/// nothing to do. In turns, so that both see the same noise.
+fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
+    let state = tempfile::tempdir()?;
+    let topology = Path::new("topologies/lab.yaml");
+    let run = |args: &[&str]| timed(pgprov, state.path(), args);
+    // The image is copied to the pool once per machine, not once per lab: not part of either figure.
+    run(&["up", "topologies/lab.yaml"])?;
+    run(&["destroy", "lab", "--yes"])?;
+    let (mut bare, mut whole, mut again, mut edit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        bare.push(bare::boot(topology)?);
+        whole.push(run(&["up", "topologies/lab.yaml"])?);
+        again.extend((0..REPEAT).map(|_| run(&["up", "topologies/lab.yaml"])).collect::<anyhow::Result<Vec<_>>>()?);
+        edit.push(edited(pgprov, state.path(), topology)?);
+        run(&["destroy", "lab", "--yes"])?;
+        println!(
+            "round {round}: bare {:.1} s, up {:.1} s, up again {:.2} s, edit {:.2} s",
+            seconds(&bare).last().copied().unwrap_or_default(),
+            seconds(&whole).last().copied().unwrap_or_default(),
+            median(&again),
+            seconds(&edit).last().copied().unwrap_or_default(),
+        );
+    }
+    println!("| what | median s | min s | max s | ratio to bare boot |");
+    println!("|---|---|---|---|---|");
+    let base = median(&bare);
+    for (name, times) in [
+        ("4 VMs bare, to the greeting of sshd", &bare),
+        ("`pgprov up` of lab.yaml, hosts booted", &whole),
+        ("`pgprov up` again, nothing to do", &again),
+        ("`work_mem` edited: `pgprov up`, reload on 2 hosts", &edit),
+    ] {
+        let all = seconds(times);
+        let (min, max) = (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
+        println!("| {name} | {:.2} | {min:.2} | {max:.2} | {:.2} |", median(times), median(times) / base);
+    }
+    Ok(())
+}
+
+/// Seconds that `up` takes after `work_mem` was edited.
+fn edited(pgprov: &Path, state: &Path, topology: &Path) -> anyhow::Result<Duration> {
+    let text = std::fs::read_to_string(topology)?.replace("  settings:\n", "  settings:\n    work_mem: 5MB\n");
+    let file = state.join("edited.yaml");
+    std::fs::write(&file, text)?;
+    timed(pgprov, state, &["up", &file.display().to_string()])
+}
+
+/// Check, derive, render and plan growing topologies: it must grow no faster than the number of hosts.
+fn render() -> anyhow::Result<()> {
+    let sources = pgprov::files::sources(None)?;
+    let roles = Roles::parse(&sources).map_err(|bad| anyhow::anyhow!("{bad:?}"))?;
+    let role = |name: &String| RoleInfo { name: name.clone() };
+    let known = Known { roles: roles.manifests().keys().map(role).collect() };
+    println!("| hosts | check, ms | check + render + plan, ms | ms per host |");
+    println!("|---|---|---|---|");
+    for hosts in [10, 100, 1000] {
+        let text = topology(hosts);
+        let (mut checks, mut all) = (Vec::new(), Vec::new());
+        for _ in 0..REPEAT {
+            let begun = Instant::now();
+            let checked = check::check_text(&text, &known);
+            let topology = checked.topology.with_context(|| format!("{:?}", checked.findings))?;
+            checks.push(begun.elapsed());
+            let lab = lab::derive(&topology, &Pins::new());
+            let secrets = Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
+            let rendered = roles.render(&lab, &secrets)?;
+            let changes: usize = rendered.iter().map(|host| HostPlan::new(host, None).len()).sum();
+            ensure!(changes > lab.hosts.len(), "a plan without changes");
+            all.push(begun.elapsed());
+        }
+        let total = median(&all) * 1000.0;
+        println!("| {hosts} | {:.1} | {total:.1} | {:.3} |", median(&checks) * 1000.0, total / f64::from(hosts));
+    }
+    Ok(())
+}
+
+fn topology(hosts: u32) -> String {
+    let mut text = "lab: big\nnetwork: 10.96.0.0/16\nmanagement_network: 10.97.0.0/16\nhosts:\n  p: { roles: [postgres] }\n".to_owned();
+    for index in 1..hosts {
+        let upstream = if index < 10 { "p".to_owned() } else { format!("s{}", index / 10) };
+        text.push_str(&format!("  s{index}: {{ roles: [postgres], follows: {upstream} }}\n"));
+    }
+    text
+}
+
+fn timed(pgprov: &Path, state: &Path, args: &[&str]) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    let output = Command::new(pgprov).args(args).env("PGPROV_STATE_DIR", state.join("state")).output()?;
+    let elapsed = begun.elapsed();
+    ensure!(output.status.success(), "pgprov {} failed:\n{}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(elapsed)
+}
+
+fn seconds(times: &[Duration]) -> Vec<f64> {
+    times.iter().map(Duration::as_secs_f64).collect()
+}
+
+fn median(times: &[Duration]) -> f64 {
+    let mut all = seconds(times);
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
