@@ -9,10 +9,16 @@ use crate::ui::{Color, Format};
 
 /// Turns one topology YAML into a running PostgreSQL lab of virtual machines.
 #[derive(Debug, Parser)]
-#[command(name = "pgprov", version, max_term_width = 100, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    name = "pgprov",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
     /// What it is about.
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Global options")]
     pub global: Global,
     /// What to do.
     #[command(subcommand)]

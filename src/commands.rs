@@ -18,13 +18,30 @@ pub mod suspend;
 pub mod up;
 pub mod validate;
 
+use std::panic::{self, AssertUnwindSafe};
+
 use clap::CommandFactory as _;
 
 use crate::{
     cli::{Cli, Command},
-    error::Result,
+    error::{EXIT_BUG, EXIT_OK, Result},
     ui::Ui,
 };
+
+/// Runs `work`, tells how it failed, and answers with the exit code. A panic, which is a defect, has one of its own.
+pub fn exit_code(ui: &Ui, work: impl FnOnce() -> Result) -> u8 {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => EXIT_OK,
+        Ok(Err(error)) => {
+            ui.error(&error);
+            error.exit_code()
+        }
+        Err(_) => {
+            ui.bug();
+            EXIT_BUG
+        }
+    }
+}
 
 /// Runs the command.
 ///

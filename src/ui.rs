@@ -10,7 +10,7 @@ use std::{
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -107,10 +107,14 @@ impl Ui {
         self.err(&format!("{} {text}", self.paint("33", "warning:")));
     }
 
-    /// A failure: what, why, what to do.
+    /// A failure: what, why, what to do. Pending changes are none, only a remark.
     pub fn error(&self, error: &Error) {
         let mut causes = error.cause.chain().map(ToString::to_string);
         let first = causes.next().unwrap_or_default();
+        if error.kind == Kind::Pending {
+            self.say(&printable(&first));
+            return;
+        }
         self.err(&format!("{} {}", self.paint("1;31", "error:"), printable(&first)));
         for cause in causes.filter(|cause| !first.contains(cause.as_str())) {
             self.err(&format!("  caused by: {}", printable(&cause)));
@@ -118,6 +122,14 @@ impl Ui {
         for hint in &error.hints {
             self.err(&format!("{} {hint}", self.paint("36", "hint:")));
         }
+    }
+
+    /// A defect in pgprov, which has said on stderr where it was.
+    pub fn bug(&self) {
+        self.err(&format!(
+            "{} this is a defect in pgprov; please report the lines above",
+            self.paint("1;31", "error:")
+        ));
     }
 
     /// Text for stdout in an ANSI style, when stdout is coloured.
@@ -131,7 +143,8 @@ impl Ui {
 
     fn err(&self, text: &str) {
         let bars = self.bars.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        bars.suspend(|| eprintln!("{text}"));
+        // A reader that went away (`2>&1 | head`) does not stop what is being done.
+        let _ = bars.suspend(|| writeln!(std::io::stderr().lock(), "{text}"));
     }
 
     /// Starts a line of progress.
@@ -140,7 +153,9 @@ impl Ui {
             let bars = self.bars.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let bar = bars.add(ProgressBar::new_spinner());
             let template = format!("  {{spinner}} {{prefix:{width}}} {{elapsed:>4}}  {{wide_msg}}");
-            bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.set_style(
+                ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
             bar.set_prefix(name.to_owned());
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
@@ -214,8 +229,10 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> =
-            cells.zip(&widths).map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.chars().count()))).collect();
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.chars().count())))
+            .collect();
         format!("{}\n", padded.join("  ").trim_end())
     };
     let mut text = line(&mut header.iter().copied());

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ use crate::{
     ui::Ui,
 };
 
-/// Size of a topology file beyond which it is not even read.
+/// Size of a topology file beyond which it is not read to its end.
 const TOPOLOGY_BYTES: u64 = 8 << 20;
 /// How long a host that is up may take to answer.
 pub const CONNECT: Duration = Duration::from_secs(20);
@@ -51,7 +52,8 @@ impl Assets {
                 let name = file.strip_prefix("roles/").unwrap_or(file);
                 sources.roles.get(name).map_or("", String::as_str)
             };
-            let all: String = bad.iter().map(|(file, findings)| excerpt::render(findings, file, text(file))).collect();
+            let all: String =
+                bad.iter().map(|(file, findings)| excerpt::render(findings, file, text(file))).collect();
             Error::new(Kind::Invalid, format!("role manifests or templates have errors\n{all}"))
         })?;
         Ok(Self { roles })
@@ -96,9 +98,17 @@ impl Assets {
 
 fn read_limited(file: &Path) -> anyhow::Result<Vec<u8>> {
     let name = file.display();
-    let length = fs::metadata(file).with_context(|| format!("cannot read {name}"))?.len();
-    anyhow::ensure!(length <= TOPOLOGY_BYTES, "{name} has {length} bytes; a topology has at most {TOPOLOGY_BYTES}");
-    fs::read(file).with_context(|| format!("cannot read {name}"))
+    let mut bytes = Vec::new();
+    // Not by its size: a pipe or a device has none.
+    let mut limited =
+        fs::File::open(file).with_context(|| format!("cannot read {name}"))?.take(TOPOLOGY_BYTES + 1);
+    limited.read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= TOPOLOGY_BYTES,
+        "{name} is larger than a topology can be, {} MiB",
+        TOPOLOGY_BYTES >> 20
+    );
+    Ok(bytes)
 }
 
 /// A lab that `up` has made, as it was last applied.
@@ -122,7 +132,8 @@ impl OpenLab {
             None => only_lab(&root)?,
         };
         let state = LabState::open(&root, &name)?.ok_or_else(|| {
-            Error::usage(format!("there is no lab `{name}`")).hint("labs are made by `pgprov up TOPOLOGY`; `pgprov status` lists them")
+            Error::usage(format!("there is no lab `{name}`"))
+                .hint("labs are made by `pgprov up TOPOLOGY`; `pgprov status` lists them")
         })?;
         let lab = applied(&assets, &state)?;
         Ok((Self { state, lab }, assets))
@@ -135,7 +146,8 @@ impl OpenLab {
     pub fn host(&self, name: &str) -> Result<&Host> {
         self.lab.host(name).ok_or_else(|| {
             let names: Vec<&str> = self.lab.hosts.iter().map(|host| host.name.as_str()).collect();
-            Error::usage(format!("lab {} has no host `{name}`", self.lab.name)).hint(format!("hosts: {}", names.join(", ")))
+            Error::usage(format!("lab {} has no host `{name}`", self.lab.name))
+                .hint(format!("hosts: {}", names.join(", ")))
         })
     }
 
@@ -192,9 +204,13 @@ fn pins_file(state: &LabState) -> PathBuf {
 pub fn pins(state: &LabState) -> Result<Pins> {
     let file = pins_file(state);
     match fs::read(&file) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display()))?),
+        Ok(bytes) => {
+            Ok(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", file.display()))?)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Pins::new()),
-        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot read {}", file.display())).into()),
+        Err(error) => {
+            Err(anyhow::Error::new(error).context(format!("cannot read {}", file.display())).into())
+        }
     }
 }
 
@@ -220,7 +236,8 @@ pub fn lab_name(assets: &Assets, wanted: &str) -> Result<String> {
     }
     let (_, checked) = assets.check_file(file)?;
     let topology = checked.topology.ok_or_else(|| {
-        Error::new(Kind::Invalid, format!("{wanted} has errors")).hint(format!("see `pgprov validate {wanted}`, or give the name of the lab"))
+        Error::new(Kind::Invalid, format!("{wanted} has errors"))
+            .hint(format!("see `pgprov validate {wanted}`, or give the name of the lab"))
     })?;
     Ok(topology.lab)
 }
@@ -230,6 +247,7 @@ fn only_lab(root: &Path) -> Result<String> {
     match labs.len() {
         1 => Ok(labs.remove(0)),
         0 => Err(Error::usage("there is no lab").hint("make one: pgprov up topologies/lab.yaml")),
-        _ => Err(Error::usage(format!("there are {} labs: say which one", labs.len())).hint(format!("labs: {}", labs.join(", ")))),
+        _ => Err(Error::usage(format!("there are {} labs: say which one", labs.len()))
+            .hint(format!("labs: {}", labs.join(", ")))),
     }
 }

@@ -52,7 +52,8 @@ const QEMU_MAJOR: u32 = 8;
 /// # Errors
 /// Something is missing.
 pub fn run(ui: &Ui, global: &Global) -> Result {
-    let mut checks: Vec<Check> = PROGRAMS.iter().map(|(name, purpose, package)| program(name, purpose, package)).collect();
+    let mut checks: Vec<Check> =
+        PROGRAMS.iter().map(|(name, purpose, package)| program(name, purpose, package)).collect();
     checks.push(qemu_version());
     checks.push(state_directory());
     checks.extend(hypervisor(global));
@@ -67,7 +68,12 @@ pub fn run(ui: &Ui, global: &Global) -> Result {
                     Verdict::Notice => "notice",
                     Verdict::Missing => "MISSING",
                 };
-                vec![sign.to_owned(), check.what.to_owned(), check.found.clone(), check.remedy.clone().unwrap_or_default()]
+                vec![
+                    sign.to_owned(),
+                    check.what.to_owned(),
+                    check.found.clone(),
+                    check.remedy.clone().unwrap_or_default(),
+                ]
             })
             .collect();
         ui.out(&ui::table(&["", "WHAT", "FOUND", "REMEDY"], &rows));
@@ -75,7 +81,8 @@ pub fn run(ui: &Ui, global: &Global) -> Result {
     let missing = checks.iter().filter(|check| check.verdict == Verdict::Missing).count();
     match missing {
         0 => Ok(()),
-        count => Err(Error::failed(format!("{count} of {} checks failed", checks.len())).hint("scripts/setup installs what is missing on Debian 12 and 13")),
+        count => Err(Error::failed(format!("{count} of {} checks failed", checks.len()))
+            .hint("scripts/setup installs what is missing on Debian 12 and 13")),
     }
 }
 
@@ -84,7 +91,9 @@ fn program(name: &'static str, purpose: &str, package: &str) -> Check {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     match dirs.map(|dir| dir.join(name)).find(|file| file.is_file()) {
-        Some(file) => Check { what: name, verdict: Verdict::Ok, found: file.display().to_string(), remedy: None },
+        Some(file) => {
+            Check { what: name, verdict: Verdict::Ok, found: file.display().to_string(), remedy: None }
+        }
         None => Check {
             what: name,
             verdict: Verdict::Missing,
@@ -103,7 +112,9 @@ fn qemu_version() -> Check {
     if major >= QEMU_MAJOR {
         return Check { what, verdict: Verdict::Ok, found: version, remedy: None };
     }
-    let remedy = format!("install QEMU {QEMU_MAJOR} or newer; on Debian 12 from bookworm-backports, as scripts/setup does");
+    let remedy = format!(
+        "install QEMU {QEMU_MAJOR} or newer; on Debian 12 from bookworm-backports, as scripts/setup does"
+    );
     Check { what, verdict: Verdict::Missing, found: version, remedy: Some(remedy) }
 }
 
@@ -125,31 +136,43 @@ fn state_directory() -> Check {
 }
 
 fn hypervisor(global: &Global) -> Vec<Check> {
-    let inventory = Libvirt::connect(global.connect.as_deref()).and_then(|libvirt| Ok((libvirt.uri().to_owned(), libvirt.inventory()?)));
+    let inventory = Libvirt::connect(global.connect.as_deref())
+        .and_then(|libvirt| Ok((libvirt.uri().to_owned(), libvirt.inventory()?)));
     let (uri, inventory) = match inventory {
         Ok(both) => both,
         Err(error) => {
             let remedy = error.hint().map(str::to_owned);
-            return vec![Check { what: "libvirt", verdict: Verdict::Missing, found: error.to_string(), remedy }];
+            return vec![Check {
+                what: "libvirt",
+                verdict: Verdict::Missing,
+                found: error.to_string(),
+                remedy,
+            }];
         }
     };
     let seen = &inventory.hypervisor;
     let ok = |what, found| Check { what, verdict: Verdict::Ok, found, remedy: None };
-    let mut checks = vec![ok("libvirt", format!("{uri}: libvirt {}, QEMU {}", seen.libvirt_version, seen.qemu_version))];
+    let mut checks =
+        vec![ok("libvirt", format!("{uri}: libvirt {}, QEMU {}", seen.libvirt_version, seen.qemu_version))];
     checks.push(match seen.accel {
         Accel::Kvm => ok("acceleration", "KVM".to_owned()),
         Accel::Emulated => Check {
             what: "acceleration",
             verdict: Verdict::Notice,
             found: format!("none: {}", seen.accel_reason.as_deref().unwrap_or("unknown")),
-            remedy: Some("enable virtualisation in the firmware or the outer VM; labs work without, ten times slower".to_owned()),
+            remedy: Some(
+                "enable virtualisation in the firmware or the outer VM; labs work without, ten times slower"
+                    .to_owned(),
+            ),
         },
     });
     let memory = format!("{:.1} GiB of {:.1} GiB free", gib(seen.memory_available.0), gib(seen.memory.0));
     checks.push(ok("memory", memory));
     checks.push(match &inventory.pool {
         PoolSeen::Missing => ok("storage pool", "none yet; `up` makes it".to_owned()),
-        PoolSeen::Ours { path, free, .. } => ok("storage pool", format!("{path}, {:.1} GiB free", gib(free.0))),
+        PoolSeen::Ours { path, free, .. } => {
+            ok("storage pool", format!("{path}, {:.1} GiB free", gib(free.0)))
+        }
         PoolSeen::Foreign(owner) => Check {
             what: "storage pool",
             verdict: Verdict::Missing,
@@ -159,7 +182,12 @@ fn hypervisor(global: &Global) -> Vec<Check> {
     });
     if seen.arch != "x86_64" {
         let remedy = Some("connect to an x86_64 hypervisor with --connect".to_owned());
-        checks.push(Check { what: "architecture", verdict: Verdict::Missing, found: seen.arch.clone(), remedy });
+        checks.push(Check {
+            what: "architecture",
+            verdict: Verdict::Missing,
+            found: seen.arch.clone(),
+            remedy,
+        });
     }
     if !Path::new("/etc/debian_version").exists() {
         let found = "this is not Debian; images are built with its package tools".to_owned();

@@ -44,7 +44,10 @@ pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
 
 /// What to draw: the lab as the topology says, each host as it is now.
 fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
-    let network = |network: &pgplan::lab::Network| Network { name: network.kind.clone(), subnet: network.subnet.to_string() };
+    let network = |network: &pgplan::lab::Network| Network {
+        name: network.kind.clone(),
+        subnet: network.subnet.to_string(),
+    };
     let server = |host: &HostStatus| {
         host.roles.iter().any(|role| role == POSTGRES_ROLE).then(|| match host.role.as_str() {
             "primary" => Server::Primary,

@@ -23,6 +23,6 @@ pub fn run(ui: &Ui, global: &Global, file: &Path) -> Result {
     if draft.plan.is_empty() {
         Ok(())
     } else {
-        Err(Error::new(Kind::Pending, format!("{} changes are pending", draft.plan.len())).hint(format!("pgprov up {}", file.display())))
+        Err(Error::new(Kind::Pending, format!("Make these changes with: pgprov up {}", file.display())))
     }
 }
