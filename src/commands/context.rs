@@ -31,6 +31,7 @@ use crate::{
 
 /// Size of a topology file beyond which it is not read to its end.
 const TOPOLOGY_BYTES: u64 = 8 << 20;
+const NO_LAB: &str = "make one: pgprov up topologies/lab.yaml";
 /// How long a host that is up may take to answer.
 pub const CONNECT: Duration = Duration::from_secs(20);
 
@@ -132,8 +133,11 @@ impl OpenLab {
             None => only_lab(&root)?,
         };
         let state = LabState::open(&root, &name)?.ok_or_else(|| {
-            Error::usage(format!("there is no lab `{name}`"))
-                .hint("labs are made by `pgprov up TOPOLOGY`; `pgprov status` lists them")
+            let labs = state::list(&root).unwrap_or_default();
+            Error::usage(format!("there is no lab `{name}`")).hint(match labs.is_empty() {
+                true => NO_LAB.to_owned(),
+                false => format!("labs: {}", labs.join(", ")),
+            })
         })?;
         let lab = applied(&assets, &state)?;
         Ok((Self { state, lab }, assets))
@@ -171,9 +175,19 @@ impl OpenLab {
 /// The lab as it was last applied, from the copy of its topology and the addresses its hosts got.
 fn applied(assets: &Assets, state: &LabState) -> Result<Lab> {
     let file = state.topology();
-    let unfinished = || format!("lab {} was never brought up completely", state.lab());
-    let text = fs::read_to_string(&file).with_context(unfinished)?;
-    let topology = assets.check(&text).topology.with_context(|| format!("{} is damaged", file.display()))?;
+    let text = fs::read_to_string(&file).map_err(|error| {
+        let message =
+            format!("lab {} was never brought up: cannot read {}: {error}", state.lab(), file.display());
+        Error::failed(message)
+            .hint(format!("finish it with `pgprov up`, or take it away: pgprov destroy {}", state.lab()))
+    })?;
+    let checked = assets.check(&text);
+    let topology = checked.topology.ok_or_else(|| {
+        let file = file.display().to_string();
+        let shown = excerpt::render(&checked.findings, &file, &text);
+        Error::new(Kind::Invalid, format!("{file} has errors\n{}", shown.trim_end()))
+            .hint("a lab with roles of its own needs the --assets that `up` had: set PGPROV_ASSETS")
+    })?;
     Ok(lab::derive(&topology, &pins(state)?))
 }
 
@@ -246,7 +260,7 @@ fn only_lab(root: &Path) -> Result<String> {
     let mut labs = state::list(root)?;
     match labs.len() {
         1 => Ok(labs.remove(0)),
-        0 => Err(Error::usage("there is no lab").hint("make one: pgprov up topologies/lab.yaml")),
+        0 => Err(Error::usage("there is no lab").hint(NO_LAB)),
         _ => Err(Error::usage(format!("there are {} labs: say which one", labs.len()))
             .hint(format!("labs: {}", labs.join(", ")))),
     }

@@ -30,7 +30,9 @@ pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
             all
         }
     };
-    let exists = |lab: &String| seen.contains_key(lab) || LabState::open(&root, lab).is_ok_and(|state| state.is_some());
+    let exists = |lab: &String| {
+        seen.contains_key(lab) || LabState::open(&root, lab).is_ok_and(|state| state.is_some())
+    };
     let (there, gone): (Vec<String>, Vec<String>) = labs.into_iter().partition(exists);
     for lab in &gone {
         ui.out(&format!("there is no lab {lab}: nothing to destroy"));
@@ -39,8 +41,14 @@ pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
         return Ok(());
     }
     for lab in &there {
-        let hosts = seen.get(lab).map(|lab| lab.hosts.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-        ui.say(&format!("lab {lab}: {} hosts with their disks ({}), its networks and secrets", hosts.len(), hosts.join(", ")));
+        let hosts =
+            seen.get(lab).map(|lab| lab.hosts.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        let what = match hosts.as_slice() {
+            [] => "no hosts".to_owned(),
+            [one] => format!("1 host with its disk ({one})"),
+            all => format!("{} hosts with their disks ({})", all.len(), all.join(", ")),
+        };
+        ui.say(&format!("lab {lab}: {what}, its networks and secrets"));
     }
     if !args.yes && !ui.confirm("Destroy?") {
         return Err(Error::usage("not confirmed").hint("add --yes to do it without asking"));

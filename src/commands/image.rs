@@ -46,9 +46,14 @@ pub fn run(ui: &Ui, global: &Global, args: &cli::Image) -> Result {
 
 fn build(ui: &Ui, global: &Global, args: &ImageBuild) -> Result {
     let assets = Assets::load(global)?;
-    let release = [Release::Debian12, Release::Debian13].into_iter().find(|release| release.name() == args.what);
+    let release =
+        [Release::Debian12, Release::Debian13].into_iter().find(|release| release.name() == args.what);
     let image = match release {
         Some(release) => topology::Image::Built { release, mirror: None },
+        None if !Path::new(&args.what).exists() => {
+            let message = format!("`{}` is neither a release nor a topology file", args.what);
+            return Err(Error::usage(message).hint("releases: debian-12, debian-13"));
+        }
         None => assets.topology(ui, Path::new(&args.what))?.1.image,
     };
     let image = match (image, &args.mirror) {
@@ -87,7 +92,6 @@ pub fn provide(ui: &Ui, assets: &Assets, lab: &Lab, infra: &Infra, look_only: bo
     Ok(Provided { name: artifact.name, cmdline, size: Bytes(size), files })
 }
 
-
 fn recipe(assets: &Assets, release: Release) -> Recipe {
     Recipe { release: release.name().to_owned(), packages: assets.roles.packages(release) }
 }
@@ -112,7 +116,8 @@ fn in_cache(ui: &Ui, assets: &Assets, wanted: &topology::Image) -> Result<Artifa
             let recipe = recipe(assets, *release);
             match cache.find(&recipe) {
                 Some(artifact) => Ok((artifact, false)),
-                None => image::build(&cache, &recipe, mirror.as_deref(), &progress).map(|artifact| (artifact, true)),
+                None => image::build(&cache, &recipe, mirror.as_deref(), &progress)
+                    .map(|artifact| (artifact, true)),
             }
         }
         topology::Image::Stock(stock) => match cache.find_download(&stock.sha256) {
@@ -173,7 +178,8 @@ fn list(ui: &Ui, global: &Global) -> Result {
             Default::default()
         }
     };
-    let mut names: Vec<&str> = cached.iter().map(|a| a.name.as_str()).chain(pool.iter().map(String::as_str)).collect();
+    let mut names: Vec<&str> =
+        cached.iter().map(|a| a.name.as_str()).chain(pool.iter().map(String::as_str)).collect();
     names.sort_unstable();
     names.dedup();
     let row = |name: &&str| {
