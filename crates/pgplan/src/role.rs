@@ -17,7 +17,7 @@ pub struct Manifest {
     /// Name of the role: the name of the file without `.yaml`.
     #[schemars(regex(pattern = r"^[a-z][a-z0-9-]{0,30}$"))]
     pub role: String,
-    /// One sentence for `pgprov init` and the documentation.
+    /// One sentence: what a host has it for.
     pub summary: String,
     /// Roles that must be ready on every other host that has them before this one is configured.
     #[serde(default)]
@@ -89,7 +89,7 @@ pub struct File {
     /// Installed only when missing, and never touched again: the user's own file.
     #[serde(default)]
     pub once: bool,
-    /// Holds a secret: masked in `render` and `diff`.
+    /// Holds a secret: its content is never shown.
     #[serde(default)]
     pub secret: bool,
     /// How a comment starts in this kind of file, for the header; empty for files that cannot carry one.

@@ -336,7 +336,7 @@ pub struct Host {
     #[serde(default)]
     #[schemars(extend("maxProperties" = 1000))]
     pub settings: IndexMap<String, SettingValue>,
-    /// Free text, shown in the graph.
+    /// Free text, shown to who logs in to the host.
     pub description: Option<String>,
 }
 
