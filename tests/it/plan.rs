@@ -1,0 +1,135 @@
+//! `pgprov plan` and `up --dry-run` on an empty hypervisor.
+
+use insta::assert_snapshot;
+
+use crate::runner::Home;
+
+const TOPOLOGY: &str = "lab: lab\nhosts:\n  m: { roles: [postgres] }\n";
+
+#[test]
+fn a_lab_that_is_not_there_yet() {
+    let home = Home::new();
+    home.write("lab.yaml", TOPOLOGY);
+    let run = home.run(&["plan", "lab.yaml"]);
+    // The name of the image has a hash of everything in it.
+    let shown = run.stdout.split("debian-13-").nth(1).map(|rest| rest[..12].to_owned()).unwrap();
+    assert_snapshot!(run.to_string().replace(&shown, "HASH"), @"
+    exit 4
+    -- stdout --
+    + make the storage pool
+    + copy image debian-13-HASH into the pool
+    + make the data network
+    + make the mgmt network
+    + make the disk of m
+    + define the VM of m
+    + start m
+    + m: directory /etc/pgprov (new)
+    + m: directory /var/lib/pgprov (new)
+    + m: directory /etc/postgresql/17/main (new)
+    + m: directory /etc/postgresql/17/main/conf.d (new)
+    + m: directory /etc/systemd/system/postgresql@17-main.service.d (new)
+    + m: directory /var/lib/pgprov/postgres (new)
+    + m: file /etc/hosts (new)
+    + m: file /etc/hostname (new)
+    + m: file /etc/pgprov/ca.crt (new)
+    + m: file /etc/profile.d/pgprov.sh (new)
+    + m: file /etc/motd (new)
+    + m: file /etc/postgresql/17/main/postgresql.conf (new)
+    + m: file /etc/postgresql/17/main/conf.d/10-reload.conf (new)
+    + m: file /etc/postgresql/17/main/conf.d/20-restart.conf (new)
+    + m: file /etc/postgresql/17/main/conf.d/90-user.conf (new)
+    + m: file /etc/postgresql/17/main/pg_hba.conf (new)
+    + m: file /etc/postgresql/17/main/pg_ident.conf (new)
+    + m: file /etc/postgresql/17/main/start.conf (new)
+    + m: file /etc/systemd/system/postgresql@17-main.service.d/pgprov.conf (new)
+    + m: file /etc/postgresql/17/main/server.crt (new)
+    + m: file /etc/postgresql/17/main/server.key (new)
+    + m: file /etc/postgresql/17/main/replication.pgpass (new)
+    + m: file /var/lib/pgprov/postgres/objects.sql (new)
+    + m: file /var/lib/pgprov/postgres/objects-check.sql (new)
+    + m: make the data directory
+    + m: start PostgreSQL, now and at every boot
+    + m: bring roles, databases and replication slots in line with the topology
+    ~ m: set the host name
+    34 changes
+    -- stderr --
+    Make these changes with: pgprov up lab.yaml
+    ");
+    assert!(!home.path("state").exists(), "a plan makes nothing");
+    assert!(!home.path("cache").exists(), "a plan makes nothing");
+}
+
+#[test]
+fn a_dry_run_is_the_same_plan() {
+    let home = Home::new();
+    home.write("lab.yaml", TOPOLOGY);
+    assert_eq!(
+        home.run(&["up", "--dry-run", "lab.yaml"]).to_string(),
+        home.run(&["plan", "lab.yaml"]).to_string()
+    );
+}
+
+#[test]
+fn as_json() {
+    let home = Home::new();
+    home.write("lab.yaml", TOPOLOGY);
+    let run = home.run(&["plan", "-o", "json", "-q", "lab.yaml"]);
+    assert_eq!((run.exit, run.stderr.as_str()), (4, ""));
+    let plan = run.json();
+    assert_eq!(plan["lab"], "lab");
+    assert_eq!(plan["steps"][0]["step"], "create_pool");
+    assert_eq!(plan["hosts"][0]["host"], "m");
+    assert_eq!(plan["hosts"][0]["files"][0]["reason"], "new");
+    assert_eq!(plan["notes"], serde_json::json!([]));
+}
+
+#[test]
+fn a_bad_topology_is_refused_before_libvirt_is_asked() {
+    let home = Home::new().env("LIBVIRT_DEFAULT_URI", "qemu+unix:///system?socket=/no/such/socket");
+    home.write("lab.yaml", "lab: lab\nhosts: {}\n");
+    assert_snapshot!(home.run(&["plan", "lab.yaml"]), @"
+    exit 3
+    -- stderr --
+    error: lab.yaml has errors
+    lab.yaml:2:1: error: `hosts` must have at least 1 entry
+      |
+    2 | hosts: {}
+      | ^^^^^
+    ");
+}
+
+#[test]
+fn no_hypervisor() {
+    let home = Home::new().env("LIBVIRT_DEFAULT_URI", "qemu+unix:///system?socket=/no/such/socket");
+    home.write("lab.yaml", TOPOLOGY);
+    assert_snapshot!(home.run(&["plan", "lab.yaml"]), @"
+    exit 1
+    -- stderr --
+    error: cannot connect to libvirt at qemu+unix:///system?socket=/no/such/socket: Failed to connect socket to '/no/such/socket': No such file or directory
+    hint: start it with `sudo systemctl start libvirtd`; `make up` installs and starts it
+    ");
+    let run = home.run(&["plan", "lab.yaml", "--connect", "test:///default"]);
+    assert_eq!(run.exit, 4, "the option wins over the variable: {run}");
+    assert_snapshot!(home.run(&["plan", "lab.yaml", "--connect", "nonsense"]), @"
+    exit 1
+    -- stderr --
+    error: cannot connect to libvirt at nonsense: no connection driver available for URI 'nonsense' does not include a driver name
+    ");
+}
+
+/// A host with the addresses of a lab may be somebody's production network.
+#[test]
+fn a_subnet_that_is_taken() {
+    let home = Home::new();
+    // The test driver has a network `default` with this subnet.
+    home.write("lab.yaml", format!("network: 192.168.122.0/24\n{TOPOLOGY}"));
+    assert_snapshot!(home.run(&["plan", "lab.yaml"]), @"
+    exit 1
+    -- stderr --
+    error: lab lab would take what is not its own
+    what    name              belongs to
+    subnet  192.168.122.0/24  libvirt network `default` (192.168.122.0/24)
+
+    hint: choose another `lab` name, or other subnets with `network` and `management_network`
+    ");
+}

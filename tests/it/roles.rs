@@ -1,0 +1,100 @@
+//! The example of docs/roles.md through the real engine, so that it works as it stands there.
+
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use insta::assert_snapshot;
+use pgplan::{
+    check::{self, Known, RoleInfo},
+    lab::{self, Pins},
+    render::{RenderedHost, Roles},
+    secrets::Secrets,
+};
+
+use crate::{markdown::blocks, runner::Home};
+
+/// The files of the example, in a folder for `--assets`, and its topology.
+fn example() -> Home {
+    let home = Home::new();
+    let all = blocks("docs/roles.md");
+    let files: Vec<_> = all.iter().filter(|block| !block.name.is_empty()).collect();
+    assert!(files.len() >= 3, "docs/roles.md shows a manifest, templates and a topology");
+    for file in files {
+        home.write(&file.name, &file.text);
+    }
+    home
+}
+
+/// Every host of the example, as `up` would configure it.
+fn rendered(home: &Home) -> Vec<RenderedHost> {
+    let sources = pgprov::files::sources(Some(&home.path("course"))).unwrap();
+    let roles = Roles::parse(&sources).unwrap_or_else(|bad| panic!("{bad:?}"));
+    let known =
+        Known { roles: roles.manifests().keys().map(|name| RoleInfo { name: name.clone() }).collect() };
+    let checked = check::check_text(&home.read("course/lab.yaml"), &known);
+    assert_eq!(checked.findings, []);
+    let lab = lab::derive(&checked.topology.unwrap(), &Pins::new());
+    let secrets = Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
+    roles.render(&lab, &secrets).unwrap()
+}
+
+#[test]
+fn the_example_renders() {
+    let home = example();
+    let run = home.run(&["render", "course/lab.yaml", "--assets", "course"]);
+    assert_eq!(run.exit, 0, "{run}");
+    assert_snapshot!(home.read("rendered/client/usr/local/bin/heartbeat"), @r#"
+    #!/bin/sh
+    # A connection for each beat, so that a primary that moved is found again.
+    beat() { psql -XAtqw -c "$1" service=course-rw; }
+    until beat 'create table if not exists heartbeat (at timestamptz not null default now())'; do sleep 1; done
+    while sleep 1; do
+      beat 'insert into heartbeat default values'
+    done
+    "#);
+    assert_snapshot!(home.read("rendered/client/etc/systemd/system/heartbeat.service"), @"
+    # Written by pgprov for lab course. Do not edit: change the topology and run `pgprov up`.
+    [Unit]
+    Description=A row a second
+
+    [Service]
+    ExecStart=/usr/local/bin/heartbeat
+    Restart=always
+
+    [Install]
+    WantedBy=multi-user.target
+    ");
+}
+
+#[test]
+fn its_host_waits_for_the_servers_and_knows_its_handlers() {
+    let hosts = rendered(&example());
+    let client = hosts.iter().find(|host| host.host == "client").unwrap();
+    assert_eq!(client.waits_for, ["m", "s"]);
+    let task = client.tasks.iter().find(|task| task.name.contains("heartbeat")).unwrap();
+    assert_eq!(task.starts.as_deref(), Some("heartbeat.service"));
+    let handler = client.handlers.iter().find(|handler| handler.name == "restart the heartbeat").unwrap();
+    assert_eq!(handler.unit.as_deref(), Some("heartbeat.service"));
+    assert!(client.logs.iter().any(|(role, _)| role == "heartbeat"));
+}
+
+#[test]
+fn its_scripts_are_shell() {
+    for host in rendered(&example()) {
+        let tasks = host.tasks.iter().flat_map(|task| [&task.unless, &task.run]);
+        let others = host.handlers.iter().map(|handler| &handler.run);
+        let scripts =
+            tasks.chain(others).chain(host.status.iter().chain(&host.logs).map(|(_, script)| script));
+        for script in scripts
+            .chain(host.files.iter().filter(|file| file.path.contains("/bin/")).map(|file| &file.content))
+        {
+            let mut shell =
+                Command::new("sh").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+            let output = shell.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}\n{script}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
