@@ -1,0 +1,89 @@
+//! A lab made from nothing is what its topology says.
+
+use anyhow::{Result, ensure};
+
+use crate::suite::{MAIN, Suite, UP_LIMIT, host};
+
+/// `up` makes four VMs and says how to connect.
+pub fn up_from_nothing(suite: &Suite) -> Result<()> {
+    suite.pgprov(["destroy", "--yes", MAIN.name]).limit(120).ok()?;
+    let made = suite.pgprov(["up"]).args([suite.topology(&MAIN)?]).limit(UP_LIMIT).ok();
+    suite.remember(&MAIN, made.map_err(|error| format!("{error:#}")));
+    let made = suite.lab(&MAIN)?.made;
+    for text in ["lab lab is up: ", "HOST", "Connect:\n", "psql service=lab-rw", "pgprov ssh m --lab lab"] {
+        ensure!(made.stdout.contains(text), "expected {text:?} on stdout of\n{made}");
+    }
+    for name in ["m", "s", "arbiter", "client"] {
+        let done = made.stderr.lines().any(|line| {
+            line.contains(&format!("✓ {name} "))
+                && line.contains("booted in")
+                && line.contains("configured in")
+        });
+        ensure!(done, "expected a line with the times of {name} on stderr of\n{made}");
+    }
+    Ok(())
+}
+
+/// `status -o json` has all hosts, with roles, addresses and replication.
+pub fn status_as_json(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let status = lab.status()?;
+    for (name, role) in [("m", "primary"), ("s", "standby"), ("arbiter", "arbiter"), ("client", "client")] {
+        let host = host(&status, name)?;
+        let address = |key: &str| host[key].as_str().unwrap_or_default().to_owned();
+        ensure!(
+            host["role"] == role && host["state"] == "running",
+            "expected {name} to be a running {role}: {host:#}"
+        );
+        ensure!(
+            address("address").starts_with("10.77.10."),
+            "expected {name} on the network of the topology: {host:#}"
+        );
+        ensure!(
+            !address("mgmt_address").starts_with("10.77.10."),
+            "expected another management network: {host:#}"
+        );
+        ensure!(
+            host["uptime_seconds"].as_u64().is_some_and(|uptime| uptime > 0),
+            "expected an uptime: {host:#}"
+        );
+        ensure!(host["error"].is_null(), "expected no error: {host:#}");
+    }
+    let (m, s) = (&host(&status, "m")?["postgres"], &host(&status, "s")?["postgres"]);
+    for server in [m, s] {
+        let version = server["version"].as_str().unwrap_or_default();
+        ensure!(
+            server["accepting"] == true && version.starts_with("17."),
+            "expected PostgreSQL 17: {server:#}"
+        );
+        ensure!(
+            server["pending_restart"].as_array().is_some_and(Vec::is_empty),
+            "expected none pending: {server:#}"
+        );
+    }
+    ensure!(m["in_recovery"] == false && m["standbys"][0] == "s", "expected a primary with standby s: {m:#}");
+    ensure!(
+        s["in_recovery"] == true && s["receiver"] == "streaming",
+        "expected a standby that streams: {s:#}"
+    );
+    ensure!(s["sync_state"] == "sync", "expected sync_state sync: {s:#}");
+    ensure!(s["lag_bytes"].as_u64().is_some_and(|lag| lag < 1 << 20), "expected a lag below 1 MiB: {s:#}");
+    ensure!(s["lag_seconds"].as_f64().is_some_and(|lag| lag < 10.0), "expected a lag below 10 s: {s:#}");
+    suite.pgprov(["status"]).ok()?.says("sync")?.says("10.77.10.").map(drop)
+}
+
+/// What is committed on the primary can be read on the standby.
+pub fn row_on_primary_is_read_on_standby(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    lab.psql("m", "create table if not exists notes (id int generated always as identity, body text)")?;
+    lab.psql("m", "insert into notes (body) values ('written on m')")?;
+    lab.psql_becomes("s", "select distinct body from notes", "written on m")
+}
+
+/// The standby refuses to write.
+pub fn standby_is_read_only(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let refused = lab.try_psql("s", "create table refused ()")?;
+    ensure!(refused.code != Some(0), "expected a failure of\n{refused}");
+    refused.says("cannot execute CREATE TABLE in a read-only transaction").map(drop)
+}
