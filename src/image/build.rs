@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::cache::{Meta, sha256_file};
+use super::cache::{Meta, remove_tree, sha256_file};
 use super::error::io_error;
 use super::recipe::{CMDLINE, DPKG_OPTIONS, MKE2FS, PARTS, VIRTUAL_SIZE};
 use super::tool::{Run, Tools};
@@ -25,7 +25,7 @@ const PACKAGES_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// Takes one to two minutes; another process that builds in the same cache is waited for.
 ///
 /// # Errors
-/// Not root, no mirror, no room, a missing program, or a step failed: then with the end of its output. Nothing that
+/// No way to be root, no mirror, no room, a missing program, or a step failed: then with the end of its output. Nothing that
 /// looks like an image is left behind.
 pub fn build(
     cache: &Cache,
@@ -37,9 +37,7 @@ pub fn build(
     if let Some(image) = cache.find(recipe) {
         return Ok(image);
     }
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::NotRoot);
-    }
+    check_user()?;
     let sources = apt::sources_list(Path::new(ETC_APT), recipe.suite()?, mirror)?;
     let turn = cache.turn(progress)?;
     // By who had the turn before us.
@@ -71,6 +69,16 @@ pub fn build(
     begin("checksum");
     let meta = place.describe(recipe)?;
     cache.publish(workshop, meta)
+}
+
+/// Whether this user can make files of root and others: a tree of a machine is full of them.
+fn check_user() -> Result<(), Error> {
+    let output = Run::isolated("try to become root in a user namespace").command("true", &[]).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(Error::User { cause: String::from_utf8_lossy(&output.stderr).trim().to_owned() }),
+        Err(cause) => Err(Error::User { cause: cause.to_string() }),
+    }
 }
 
 fn check_space(dir: &Path) -> Result<(), Error> {
@@ -131,9 +139,8 @@ impl Place {
         let environment = [("TMPDIR", path(&self.dir)), ("INITRD", "No".to_owned())];
         let run = Run {
             limit: PACKAGES_LIMIT,
-            isolated: true,
             environment: &environment,
-            ..Run::new("install the packages of the image")
+            ..Run::isolated("install the packages of the image")
         };
         tools.run(&run, "mmdebstrap", &arguments)
     }
@@ -176,8 +183,8 @@ impl Place {
         let (root, raw) = (self.root.to_string_lossy(), self.raw.to_string_lossy());
         let size = format!("{}k", VIRTUAL_SIZE / 1024);
         let arguments: Vec<&str> = MKE2FS.into_iter().chain(["-d", &root, &raw, &size]).collect();
-        tools.run(&Run::new("make the file system"), "mke2fs", &arguments)?;
-        fs::remove_dir_all(&self.root).map_err(io_error("remove", &self.root))
+        tools.run(&Run::isolated("make the file system"), "mke2fs", &arguments)?;
+        remove_tree(&self.root)
     }
 
     fn make_disk(&self, tools: &Tools) -> Result<(), Error> {
@@ -193,7 +200,7 @@ impl Place {
 
     /// Clears what is not part of the image, and describes what is.
     fn describe(&self, recipe: &Recipe) -> Result<Meta, Error> {
-        fs::remove_dir_all(&self.parts).map_err(io_error("remove", &self.parts))?;
+        remove_tree(&self.parts)?;
         remove(&self.dir.join("mirror.list"))?;
         remove(&self.dir.join("apt.conf"))?;
         let disk = self.disk();

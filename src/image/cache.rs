@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::io_error;
 use super::recipe::hex;
+use super::tool::Run;
 use super::{Error, Progress, Recipe};
 use crate::durable;
 
@@ -298,7 +299,7 @@ fn sync(path: &Path) -> Result<(), Error> {
 }
 
 /// Removes a directory, unless something is mounted in it: a build mounts the machine's own /dev in its tree.
-fn remove_tree(dir: &Path) -> Result<(), Error> {
+pub(super) fn remove_tree(dir: &Path) -> Result<(), Error> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")
         .map_err(io_error("read", Path::new("/proc/self/mountinfo")))?;
     let dir = match dir.canonicalize() {
@@ -320,6 +321,15 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
             // The children of a build that was just killed may still be writing their last.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(100));
+            }
+            // Of a build by an ordinary user: many files belong to subordinate ids.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && Instant::now() < deadline => {
+                let remove = Run::isolated("remove a tree")
+                    .command("rm", &["-rf", "--", &dir.to_string_lossy()])
+                    .status();
+                if !remove.is_ok_and(|status| status.success()) {
+                    return Err(io_error("remove", &dir)(error));
+                }
             }
             Err(error) => return Err(io_error("remove", &dir)(error)),
         }

@@ -22,12 +22,15 @@ pub enum Error {
         /// As asked for.
         name: String,
     },
-    /// Building needs root.
+    /// Building needs root, or subordinate ids.
     #[error(
-        "cannot build the image as an ordinary user: its files belong to root and other users; \
-         build it once as root with `sudo env HOME=\"$HOME\" pgprov image build`"
+        "cannot build the image as this user ({cause}): it needs the package uidmap and subordinate ids in /etc/subuid \
+         and /etc/subgid, see newuidmap(1); or build it as root"
     )]
-    NotRoot,
+    User {
+        /// What was tried, and what it said.
+        cause: String,
+    },
     /// The machine's apt sources name no Debian mirror.
     #[error(
         "no Debian mirror in the apt sources of this machine; name one with image.mirror in the topology"

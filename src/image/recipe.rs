@@ -59,6 +59,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         "files/etc/ssh/sshd_config.d/lab.conf",
         include_str!("../../images/files/etc/ssh/sshd_config.d/lab.conf"),
     ),
+    ("files/etc/sysctl.d/lab.conf", include_str!("../../images/files/etc/sysctl.d/lab.conf")),
     (
         "files/etc/systemd/journald.conf.d/lab.conf",
         include_str!("../../images/files/etc/systemd/journald.conf.d/lab.conf"),

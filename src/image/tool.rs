@@ -32,8 +32,9 @@ pub(super) struct Run<'a> {
     pub purpose: &'static str,
     /// How long it may take.
     pub limit: Duration,
-    /// It mounts file systems and has many children: in namespaces of its own, so that no mount is ever seen, or
-    /// removed, from outside, and that all children end with it. Needs root.
+    /// It works on a tree of a machine's files: as root, and in namespaces of its own, so that no mount is ever seen,
+    /// or removed, from outside, and that all children end with it. An ordinary user is root in a user namespace,
+    /// where the other owners of files are the user's subordinate ids.
     pub isolated: bool,
     /// Its output goes to this file instead of the log.
     pub output: Option<&'a Path>,
@@ -47,12 +48,21 @@ impl Run<'_> {
         Self { purpose, limit: Duration::from_secs(10 * 60), isolated: false, output: None, environment: &[] }
     }
 
+    /// The same, isolated.
+    pub fn isolated(purpose: &'static str) -> Self {
+        Self { isolated: true, ..Self::new(purpose) }
+    }
+
     /// In a group of its own, so that all of it can be ended; `setpriv` has the kernel kill it when we are killed.
-    fn command(&self, tool: &str, arguments: &[&str]) -> Command {
+    pub fn command(&self, tool: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         if self.isolated {
-            command.args(["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "--"]);
+            command.args(["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
+            if !rustix::process::geteuid().is_root() {
+                command.args(["--map-root-user", "--map-auto"]);
+            }
+            command.arg("--");
         }
         command.arg(tool).args(arguments);
         command.stdin(Stdio::null()).process_group(0).env("LC_ALL", "C.UTF-8");
@@ -205,5 +215,22 @@ mod tests {
         let run = Run { output: Some(&path), environment: &environment, ..Run::new("print") };
         tools(dir.path()).run(&run, "sh", &["-c", "printf \"a\\\\0$WORD\""]).unwrap();
         assert_eq!(fs::read(path).unwrap(), b"a\0b");
+    }
+
+    #[test]
+    fn an_isolated_program_is_root_and_takes_its_children_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let run = Run { output: Some(&path), ..Run::isolated("leave a child behind") };
+        let script = "sleep 86399.25 >/dev/null & mount -t tmpfs none /mnt && id -u && cat /proc/1/comm";
+        tools(dir.path()).run(&run, "sh", &["-c", script]).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), "0\nsh\n");
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.lines().any(|line| line.split(' ').nth(1) == Some("/mnt")), "{mounts}");
+        let left = fs::read_dir("/proc").unwrap().any(|entry| {
+            let command = fs::read(entry.unwrap().path().join("cmdline")).unwrap_or_default();
+            command.starts_with(b"sleep\x0086399.25")
+        });
+        assert!(!left, "the child runs on");
     }
 }
