@@ -1,5 +1,7 @@
 //! `pgprov graph`: the lab as a picture.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use pgplan::{
     lab::{Lab, POSTGRES_ROLE},
@@ -26,7 +28,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
     let (open, assets) = OpenLab::find(global, args.lab.lab.as_deref())?;
     let rendered = open.rendered(&assets)?;
     let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
-    let hosts = status::collect(&open.state, &open.lab, &rendered, Some(&infra), status::CONNECT);
+    let hosts = status::collect(&open.state, &open.lab, &rendered, Some(&infra), BTreeMap::new());
     let picture = picture(&open.lab, &hosts);
     let text = match args.format {
         GraphFormat::Svg => crate::graph::svg(&picture),
@@ -43,17 +45,18 @@ pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
 }
 
 /// What to draw: the lab as the topology says, each host as it is now.
-fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
+pub fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
     let network = |network: &pgplan::lab::Network| Network {
-        name: network.kind.clone(),
+        name: network.name.clone(),
         subnet: network.subnet.to_string(),
     };
     let server = |host: &HostStatus| {
-        host.roles.iter().any(|role| role == POSTGRES_ROLE).then(|| match host.role.as_str() {
+        let server = match host.role.as_str() {
             "primary" => Server::Primary,
             "standby" => Server::Standby,
             _ => Server::Unknown,
-        })
+        };
+        host.roles.iter().any(|role| role == POSTGRES_ROLE).then_some(server)
     };
     let drawn = |host: &HostStatus| Host {
         name: host.name.clone(),
@@ -99,7 +102,7 @@ fn edge(host: &HostStatus) -> Option<Replication> {
         to: host.name.clone(),
         mode: if matches!(sync, Some("sync" | "quorum")) { Mode::Synchronous } else { Mode::Asynchronous },
         slot: slot_name(&host.name),
-        lag: server.and_then(|s| s.lag_bytes).map(|bytes| format!("{bytes} B behind")).unwrap_or_default(),
+        lag: server.and_then(|s| s.lag_bytes).map(|bytes| format!("{bytes} B")).unwrap_or_default(),
         streaming: server.and_then(|s| s.receiver.as_deref()) == Some("streaming"),
     })
 }
