@@ -11,8 +11,11 @@ use pgplan::{
 };
 use pgprov::{
     cli::Cli,
-    error,
-    graph::{self, Health, Mode, Picture, Replication, Server},
+    commands::{
+        graph::picture,
+        status::{HostStatus, Server},
+    },
+    error, graph,
 };
 use serde_json::Value;
 
@@ -200,51 +203,43 @@ fn shipped_lab() -> Lab {
     lab::derive(&topology, &Pins::new())
 }
 
-/// docs/lab.svg: what `pgprov graph` draws of a healthy lab.
+/// What a host of the lab says when all is well.
+fn healthy(lab: &Lab, host: &lab::Host) -> HostStatus {
+    let postgres = host.has_role(lab::POSTGRES_ROLE).then(|| Server {
+        accepting: true,
+        version: Some(lab.postgres.version.to_string()),
+        in_recovery: Some(host.follows.is_some()),
+        sync_state: host.follows.as_ref().map(|_| "sync".to_owned()),
+        lag_bytes: host.follows.as_ref().map(|_| 0),
+        receiver: host.follows.as_ref().map(|_| "streaming".to_owned()),
+        standbys: host.followers.clone(),
+        ..Server::default()
+    });
+    let role = match (&postgres, &host.follows) {
+        (Some(_), None) => "primary",
+        (Some(_), Some(_)) => "standby",
+        (None, _) => &host.roles[1],
+    };
+    HostStatus {
+        name: host.name.clone(),
+        role: role.to_owned(),
+        roles: host.roles.clone(),
+        state: "running".to_owned(),
+        address: host.data.address.to_string(),
+        mgmt_address: host.mgmt.address.to_string(),
+        follows: host.follows.clone(),
+        uptime_seconds: Some(60),
+        postgres,
+        error: None,
+    }
+}
+
+/// docs/lab.svg: what `pgprov graph` draws of that lab.
 #[test]
 fn the_picture_of_the_lab_is_current() {
     let lab = shipped_lab();
-    let host = |host: &lab::Host| graph::Host {
-        name: host.name.clone(),
-        roles: host.roles.iter().filter(|role| *role != lab::BASE_ROLE).cloned().collect(),
-        server: host.has_role(lab::POSTGRES_ROLE).then_some(match host.follows {
-            None => Server::Primary,
-            Some(_) => Server::Standby,
-        }),
-        health: Health::Good,
-        state: "running".to_owned(),
-        detail: if host.has_role(lab::POSTGRES_ROLE) {
-            format!("PostgreSQL {}", lab.postgres.version)
-        } else {
-            String::new()
-        },
-        data: host.data.address.to_string(),
-        mgmt: host.mgmt.address.to_string(),
-        cut: false,
-    };
-    let edge = |host: &lab::Host| {
-        Some(Replication {
-            from: host.follows.clone()?,
-            to: host.name.clone(),
-            mode: if lab.synchronous() { Mode::Synchronous } else { Mode::Asynchronous },
-            slot: pgplan::profile::slot_name(&host.name),
-            lag: "0 B behind".to_owned(),
-            streaming: true,
-        })
-    };
-    let network = |network: &lab::Network| graph::Network {
-        name: network.kind.clone(),
-        subnet: network.subnet.to_string(),
-    };
-    let picture = Picture {
-        lab: lab.name.clone(),
-        hosts: lab.hosts.iter().map(host).collect(),
-        replication: lab.hosts.iter().filter_map(edge).collect(),
-        data: network(&lab.data),
-        mgmt: network(&lab.mgmt),
-        faults: Vec::new(),
-    };
-    is_current("docs/lab.svg", None, &graph::svg(&picture));
+    let hosts: Vec<HostStatus> = lab.hosts.iter().map(|host| healthy(&lab, host)).collect();
+    is_current("docs/lab.svg", None, &graph::svg(&picture(&lab, &hosts)));
 }
 
 /// The command lines of a block: all lines of `sh`, those after a prompt of `console`; none of a file that is shown.

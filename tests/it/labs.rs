@@ -168,7 +168,7 @@ fn a_lab_whose_hosts_are_gone() {
     -- stdout --
     %% lab shop
     flowchart LR
-      subgraph lab["data 10.103.4.0/24<br/>mgmt 10.103.5.0/24"]
+      subgraph lab["pgprov-shop-data 10.103.4.0/24<br/>pgprov-shop-mgmt 10.103.5.0/24"]
         direction LR
         n0[("m · postgres<br/>✕ missing<br/>postgres<br/>data 10.103.4.88<br/>mgmt 10.103.5.88")]:::bad
         n1[("s · postgres<br/>✕ missing<br/>postgres<br/>data 10.103.4.160<br/>mgmt 10.103.5.160")]:::bad
@@ -230,13 +230,10 @@ fn destroy_asks_and_takes_the_state_away() {
     hint: add --yes to do it without asking
     ");
     assert!(home.path("state/shop/topology.yaml").exists());
-    assert_snapshot!(home.run(&["destroy", "--all", "--yes"]), @"
+    assert_snapshot!(home.run(&["destroy", "--all", "--yes", "--quiet"]), @"
     exit 0
     -- stdout --
     lab shop is destroyed
-    -- stderr --
-    lab shop: no hosts, its networks and secrets
-    [   0.0 s] shop destroying
     ");
     assert!(!home.path("state/shop").exists());
 }

@@ -2,6 +2,7 @@
 //!
 //! The real program runs in an environment of its own (see [`runner`]); what it prints and its exit status are inline
 //! snapshots. Labs on real VMs are in `tests/e2e`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod architecture;
 mod docs;

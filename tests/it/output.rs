@@ -32,7 +32,7 @@ fn colours_are_for_terminals_unless_asked_for() {
     assert_eq!(coloured(&["status", "lab", "--color", "never"]), (false, false));
     assert_eq!(coloured(&["status", "lab", "--color", "always", "-o", "json"]), (false, false));
     assert_eq!(coloured(&["validate", "bad.yaml"]), (false, false));
-    assert_eq!(coloured(&["validate", "bad.yaml", "--color", "always"]).1, true);
+    assert!(coloured(&["validate", "bad.yaml", "--color", "always"]).1);
 }
 
 /// On a terminal, made by `script`: NO_COLOR turns colours off, and --color wins over it.
