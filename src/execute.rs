@@ -8,14 +8,14 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pgplan::{
     host::{
-        HostPlan,
+        Facts, HostPlan,
         apply::{self, Bundle, Event},
     },
     lab::Lab,
@@ -133,7 +133,8 @@ impl World {
 
 /// Brings hosts in line, all at the same time.
 ///
-/// `answers` has the hosts that were asked already; the others are started (when the plan says so) and asked here.
+/// `answers` has the hosts that were asked already; the others are started (when the plan says so) and asked here. Returns
+/// what each host cost, and the answers of all hosts as they are now.
 ///
 /// # Errors
 /// The hosts that failed and why, after all that can succeed has.
@@ -142,8 +143,9 @@ pub async fn hosts(
     plan: &Plan,
     mut answers: BTreeMap<String, Answer>,
     made_from: Arc<BTreeMap<String, String>>,
-) -> anyhow::Result<Vec<Timing>> {
+) -> anyhow::Result<(Vec<Timing>, BTreeMap<String, Answer>)> {
     let starts: Vec<&str> = plan.steps.iter().filter_map(Step::starts).collect();
+    let fresh: Vec<&str> = plan.steps.iter().filter_map(Step::creates).collect();
     let work: Vec<&HostPlan> =
         plan.hosts.iter().filter(|host| !host.is_empty() || starts.contains(&host.host.as_str())).collect();
     let mut ready: BTreeMap<String, watch::Receiver<Option<bool>>> = BTreeMap::new();
@@ -161,6 +163,7 @@ pub async fn hosts(
         let pipeline = Pipeline {
             waits: world.hosts[rendered].waits_for.iter().filter_map(|n| Some((n.clone(), ready.get(n)?.clone()))).collect(),
             start: starts.contains(&name.as_str()),
+            fresh: fresh.contains(&name.as_str()),
             answer: answers.remove(&name),
             line: world.ui.line(&name, world.width()),
             world: Arc::clone(&world),
@@ -173,7 +176,7 @@ pub async fn hosts(
             let result = pipeline.run(&boots).await;
             sender.send_replace(Some(result.is_ok()));
             match &result {
-                Ok(timing) => line.done(&summary(timing)),
+                Ok((timing, _)) => line.done(&summary(timing)),
                 Err(_) => line.failed("failed"),
             }
             (name, result)
@@ -183,12 +186,15 @@ pub async fn hosts(
     let mut failures = Vec::new();
     while let Some(task) = tasks.join_next().await {
         match task.context("a host's thread ended unexpectedly")? {
-            (_, Ok(timing)) => timings.push(timing),
+            (name, Ok((timing, answer))) => {
+                timings.push(timing);
+                answers.insert(name, answer);
+            }
             (name, Err(error)) => failures.push((name, error)),
         }
     }
     if failures.is_empty() {
-        return Ok(timings);
+        return Ok((timings, answers));
     }
     // What only waited for another host that failed is not a cause.
     failures.sort_by_key(|(_, error)| error.downcast_ref::<Skipped>().is_some());
@@ -237,13 +243,14 @@ struct Pipeline {
     made_from: Arc<BTreeMap<String, String>>,
     rendered: usize,
     start: bool,
+    fresh: bool,
     answer: Option<Answer>,
     waits: Vec<(String, watch::Receiver<Option<bool>>)>,
     line: Line,
 }
 
 impl Pipeline {
-    async fn run(mut self, boots: &Semaphore) -> anyhow::Result<Timing> {
+    async fn run(mut self, boots: &Semaphore) -> anyhow::Result<(Timing, Answer)> {
         let host = self.world.hosts[self.rendered].host.clone();
         let mut boot = Duration::ZERO;
         let mut slot = None;
@@ -253,10 +260,10 @@ impl Pipeline {
                 slot = Some(boots.acquire().await?);
                 let begun = Instant::now();
                 let (world, line) = (Arc::clone(&self.world), self.line.clone());
-                let (rendered, start) = (self.rendered, self.start);
+                let (rendered, start, fresh) = (self.rendered, self.start, self.fresh);
                 let made_from = Arc::clone(&self.made_from);
                 let answer = tokio::task::spawn_blocking(move || {
-                    boot_and_ask(&world, rendered, start, &made_from, &line)
+                    boot_and_ask(&world, rendered, start, fresh, &made_from, &line)
                 })
                 .await??;
                 boot = begun.elapsed();
@@ -276,8 +283,8 @@ impl Pipeline {
         }
         let begun = Instant::now();
         let (world, line, rendered) = (self.world, self.line, self.rendered);
-        tokio::task::spawn_blocking(move || configure(&world, rendered, answer, &line)).await??;
-        Ok(Timing { host, boot, configure: begun.elapsed() })
+        let answer = tokio::task::spawn_blocking(move || configure(&world, rendered, answer, &line)).await??;
+        Ok((Timing { host, boot, configure: begun.elapsed() }, answer))
     }
 }
 
@@ -285,6 +292,7 @@ fn boot_and_ask(
     world: &World,
     rendered: usize,
     start: bool,
+    fresh: bool,
     made_from: &BTreeMap<String, String>,
     line: &Line,
 ) -> anyhow::Result<Answer> {
@@ -298,8 +306,13 @@ fn boot_and_ask(
     }
     let connect = || -> anyhow::Result<Answer> {
         let session = Session::connect(target, Instant::now() + world.boot_limit)?;
-        line.now("asking for facts");
-        let facts = observe::facts(&session, rendered)?;
+        // A host whose disk was made a moment ago has nothing of ours: no need to ask, while it is busy booting.
+        let facts = if fresh && rendered.packages.is_empty() {
+            Facts::default()
+        } else {
+            line.now("asking for facts");
+            observe::facts(&session, rendered)?
+        };
         Ok(Answer { session, facts })
     };
     connect().map_err(|error| match world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES) {
@@ -311,18 +324,18 @@ fn boot_and_ask(
 }
 
 /// Applies what is to change, and asks again: a host is done when it has nothing left to do.
-fn configure(world: &World, rendered: usize, answer: Answer, line: &Line) -> anyhow::Result<()> {
+fn configure(world: &World, rendered: usize, answer: Answer, line: &Line) -> anyhow::Result<Answer> {
     let rendered = &world.hosts[rendered];
     let plan = HostPlan::new(rendered, Some(&answer.facts));
     if plan.is_empty() {
-        return Ok(());
+        return Ok(answer);
     }
     apply_plan(&answer.session, rendered, &plan, line)?;
     line.now("checking");
     let facts = observe::facts(&answer.session, rendered)?;
     let left = HostPlan::new(rendered, Some(&facts));
     if left.is_empty() {
-        Ok(())
+        Ok(Answer { session: answer.session, facts })
     } else {
         bail!("{} did everything and still is not as it should be:\n{left}", rendered.host)
     }
@@ -374,14 +387,30 @@ fn indent(text: &str) -> String {
 }
 
 fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
+    let mut files = tar::Builder::new(Vec::new());
+    for file in &bundle.files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(file.content.len() as u64);
+        header.set_mode(file.mode);
+        header.set_mtime(now_seconds());
+        header.set_username(&file.owner)?;
+        header.set_groupname(&file.group)?;
+        files.append_data(&mut header, &file.path, file.content.as_bytes())?;
+    }
+    let files = files.into_inner()?;
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, content) in &bundle.files {
-        let mut header = tar::Header::new_ustar();
+    let scripts = bundle.scripts.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    for (name, content) in scripts.chain([("files.tar", files.as_slice())]) {
+        let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o600);
-        archive.append_data(&mut header, name, content.as_bytes())?;
+        archive.append_data(&mut header, name, content)?;
     }
     Ok(archive.into_inner()?)
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Sets the clock of a host to that of this machine: after a pause it is behind by as long as the pause was.
@@ -389,7 +418,7 @@ fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// The host does not answer or refuses.
 pub fn set_clock(session: &Session) -> anyhow::Result<()> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let command = format!("date -u -s @{}.{:03} >/dev/null", now.as_secs(), now.subsec_millis());
     let output = session.run(&command, b"", &mut |_| {}, Duration::from_secs(20))?;
     anyhow::ensure!(output.success(), "cannot set the clock: {}", String::from_utf8_lossy(&output.stderr).trim());

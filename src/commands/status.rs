@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long a host may take to connect; one that does not answer is part of the picture.
-pub const CONNECT: Duration = Duration::from_secs(6);
+const CONNECT: Duration = Duration::from_secs(6);
 const ANSWER: Duration = Duration::from_secs(20);
 
 /// One host as it is now.
@@ -89,7 +89,7 @@ pub fn run(ui: &Ui, global: &Global, args: &LabArg) -> Result {
     let (open, assets) = OpenLab::find(global, args.lab.as_deref())?;
     let rendered = open.rendered(&assets)?;
     let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
-    let hosts = collect(&open.state, &open.lab, &rendered, Some(&infra), CONNECT);
+    let hosts = collect(&open.state, &open.lab, &rendered, Some(&infra), BTreeMap::new());
     if ui.json() {
         ui.out_json(&json!({"lab": open.lab.name, "hosts": hosts}));
     } else {
@@ -124,13 +124,13 @@ fn list(ui: &Ui, global: &Global) -> Result {
     Ok(())
 }
 
-/// Asks all hosts at once.
+/// Asks all hosts at once, over the connections there are; the others are made.
 pub fn collect(
     state: &LabState,
     lab: &Lab,
     rendered: &[RenderedHost],
     infra: Option<&Infra>,
-    limit: Duration,
+    mut sessions: BTreeMap<String, Session>,
 ) -> Vec<HostStatus> {
     let answers: BTreeMap<String, anyhow::Result<Map<String, Value>>> = thread::scope(|scope| {
         let runs = |host: &&Host| infra.is_none() || domain_state(infra, host) == Some(DomainState::Running);
@@ -138,8 +138,9 @@ pub fn collect(
         let threads: Vec<_> = asked
             .map(|host| {
                 let target = target(state, host);
+                let session = sessions.remove(&host.name);
                 let scripts = rendered.iter().find(|r| r.host == host.name).map(|r| r.status.as_slice()).unwrap_or_default();
-                (host.name.clone(), scope.spawn(move || ask(&target, scripts, limit)))
+                (host.name.clone(), scope.spawn(move || ask(&target, session, scripts)))
             })
             .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked")));
@@ -153,8 +154,15 @@ fn domain_state(infra: Option<&Infra>, host: &Host) -> Option<DomainState> {
 }
 
 /// Runs the status scripts of all roles and merges what they print.
-fn ask(target: &Target, scripts: &[(String, String)], limit: Duration) -> anyhow::Result<Map<String, Value>> {
-    let session = Session::connect(target, Instant::now() + limit)?;
+fn ask(
+    target: &Target,
+    session: Option<Session>,
+    scripts: &[(String, String)],
+) -> anyhow::Result<Map<String, Value>> {
+    let session = match session {
+        Some(session) => session,
+        None => Session::connect(target, Instant::now() + CONNECT)?,
+    };
     let script: String = scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n")).collect();
     let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, ANSWER)?;
     let mut parts = Map::new();

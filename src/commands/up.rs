@@ -95,10 +95,10 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
         draft.observe_again()?;
     }
     draft.finish()?;
-    report(ui, &draft, changes, &timings, begun.elapsed())
+    report(ui, &mut draft, changes, &timings, begun.elapsed())
 }
 
-fn report(ui: &Ui, draft: &Draft, changes: usize, timings: &[Timing], elapsed: Duration) -> Result {
+fn report(ui: &Ui, draft: &mut Draft, changes: usize, timings: &[Timing], elapsed: Duration) -> Result {
     let Some((state, _)) = &draft.state else { return Ok(()) };
     let lab = &draft.world.lab;
     let seconds = elapsed.as_secs_f64();
@@ -114,7 +114,8 @@ fn report(ui: &Ui, draft: &Draft, changes: usize, timings: &[Timing], elapsed: D
         ui.out(&format!("lab {} is as its topology says: 0 changes ({seconds:.1} s)", lab.name));
         return Ok(());
     }
-    let status = status::collect(state, lab, &draft.world.hosts, Some(&draft.infra), CONNECT);
+    let sessions = std::mem::take(&mut draft.answers).into_iter().map(|(name, answer)| (name, answer.session)).collect();
+    let status = status::collect(state, lab, &draft.world.hosts, Some(&draft.infra), sessions);
     ui.out(&format!("\nlab {} is up: {changes} changes in {seconds:.1} s\n", lab.name));
     ui.out(&status::table(ui, &status));
     ui.out(&connect::lines(state, lab));
@@ -275,18 +276,20 @@ impl Draft {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (plan, answers, made_from) = (&self.plan, std::mem::take(&mut self.answers), Arc::new(self.made_from.clone()));
         let world = Arc::clone(&self.world);
-        let timings = runtime.block_on(execute::hosts(world, plan, answers, made_from));
-        timings.map_err(|error| {
+        let done = runtime.block_on(execute::hosts(world, plan, answers, made_from));
+        let (timings, answers) = done.map_err(|error| {
             let timeout = error.to_string().contains("timed out");
             let kind = if timeout { Kind::Timeout } else { Kind::Failed };
             Error::new(kind, format!("{error:#}"))
                 .hint("nothing was destroyed: look around with `pgprov ssh` or `pgprov logs HOST --console`, then run `pgprov up` again")
-        })
+        })?;
+        self.answers = answers;
+        Ok(timings)
     }
 
+    /// Observes the hypervisor anew; the hosts that changed were asked right after, and those that did not, before.
     fn observe_again(&mut self) -> Result {
         self.infra = self.world.libvirt.observe(&self.world.lab.name)?;
-        self.answers.clear();
         self.ask_and_plan();
         Ok(())
     }

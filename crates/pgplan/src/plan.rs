@@ -124,6 +124,14 @@ impl Plan {
 }
 
 impl Step {
+    /// The host whose disk the step makes.
+    pub fn creates(&self) -> Option<&str> {
+        match self {
+            Self::CreateDisk { host } => Some(host),
+            _ => None,
+        }
+    }
+
     /// The host that the step starts.
     pub fn starts(&self) -> Option<&str> {
         match self {

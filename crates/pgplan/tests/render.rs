@@ -83,7 +83,7 @@ fn scripts_for_hosts_are_valid_shell() {
         for host in roles.render(&lab, &masked(&lab)).unwrap() {
             let plan = HostPlan::new(&host, None);
             let bundle = apply::bundle(&host, &plan);
-            let scripts = bundle.files.iter().filter(|(file, _)| !file.starts_with("file.")).cloned();
+            let scripts = bundle.scripts.iter().cloned();
             let facts = ("facts".to_owned(), facts::script(&host));
             let logs = host.status.iter().chain(&host.logs).cloned();
             for (what, script) in scripts.chain([facts]).chain(logs) {
