@@ -12,9 +12,11 @@ pub const RELEASES: [(&str, &str); 2] = [("debian-13", "trixie"), ("debian-12", 
 pub(super) const VIRTUAL_SIZE: u64 = pgplan::topology::BUILT_DISK.0;
 
 /// The kernel's command line. Serial console, interfaces named eth0 and eth1; the rest is boot time, which counts when
-/// processors are emulated: no mitigations (nothing here is a boundary but the machine itself), no BPF security module
-/// (systemd would load a program at every boot), none of the self tests that take a tenth of a second each.
+/// processors are emulated: no mitigations and no hardening (nothing here is a boundary but the machine itself), no BPF
+/// security module (systemd would load a program at every boot), none of the self tests that take a tenth of a second
+/// each, no waiting for quiet moments of the one processor.
 pub const CMDLINE: &str = "console=ttyS0 root=/dev/vda rw net.ifnames=0 quiet mitigations=off lsm=yama \
+     init_on_alloc=0 hardened_usercopy=off rcupdate.rcu_expedited=1 audit=0 nowatchdog \
      initcall_blacklist=jent_mod_init,bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init";
 
 /// Options of dpkg: no documentation and translations, which nobody reads in a lab host; licences stay.
