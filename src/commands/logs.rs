@@ -24,6 +24,12 @@ pub fn run(ui: &Ui, global: &Global, args: &Logs) -> Result {
     if args.console {
         let libvirt = Libvirt::connect(global.connect.as_deref())?;
         let tail = libvirt.console_tail(&open.lab.name, &host.name, CONSOLE_BYTES)?.unwrap_or_default();
+        if tail.trim().is_empty() {
+            ui.say(&format!(
+                "The console of {} is empty, as it is when a host boots without trouble.",
+                host.name
+            ));
+        }
         let lines: Vec<&str> = tail.lines().collect();
         let from = lines.len().saturating_sub(args.lines as usize);
         ui.out(&ui::printable(&lines[from..].join("\n")));
@@ -31,10 +37,12 @@ pub fn run(ui: &Ui, global: &Global, args: &Logs) -> Result {
     }
     let rendered = open.rendered(&assets)?;
     let all = rendered.iter().find(|r| r.host == host.name).map(|r| r.logs.as_slice()).unwrap_or_default();
-    let wanted: Vec<_> = all.iter().filter(|(role, _)| args.role.as_ref().is_none_or(|wanted| wanted == role)).collect();
+    let wanted: Vec<_> =
+        all.iter().filter(|(role, _)| args.role.as_ref().is_none_or(|wanted| wanted == role)).collect();
     if wanted.is_empty() {
         let roles: Vec<&str> = all.iter().map(|(role, _)| role.as_str()).collect();
-        return Err(Error::usage(format!("{} has no log of that role", host.name)).hint(format!("roles: {}", roles.join(", "))));
+        return Err(Error::usage(format!("{} has no log of that role", host.name))
+            .hint(format!("roles: {}", roles.join(", "))));
     }
     let session = open.connect(host)?;
     for (role, script) in &wanted {
