@@ -30,36 +30,19 @@ fn a_folder_a_host_with_every_file_of_its_roles() {
         format!("exit 0\n-- stdout --\n{} files of 3 hosts in rendered\n", files.len())
     );
     let of = |host: &str| -> Vec<&str> { files.iter().filter_map(|file| file.strip_prefix(host)).collect() };
-    assert_snapshot!(of("client/").join("\n"), @"
-    etc/hostname
-    etc/hosts
-    etc/motd
-    etc/pgprov/ca.crt
-    etc/postgresql-common/pg_service.conf
-    etc/profile.d/pgprov.sh
-    root/.pgpass
-    root/.psqlrc
-    ");
-    assert_snapshot!(of("m/").join("\n"), @"
-    etc/hostname
-    etc/hosts
-    etc/motd
-    etc/pgprov/ca.crt
-    etc/postgresql/17/main/conf.d/10-reload.conf
-    etc/postgresql/17/main/conf.d/20-restart.conf
-    etc/postgresql/17/main/conf.d/90-user.conf
-    etc/postgresql/17/main/pg_hba.conf
-    etc/postgresql/17/main/pg_ident.conf
-    etc/postgresql/17/main/postgresql.conf
-    etc/postgresql/17/main/replication.pgpass
-    etc/postgresql/17/main/server.crt
-    etc/postgresql/17/main/server.key
-    etc/postgresql/17/main/start.conf
-    etc/profile.d/pgprov.sh
-    etc/systemd/system/postgresql@17-main.service.d/pgprov.conf
-    var/lib/pgprov/postgres/objects-check.sql
-    var/lib/pgprov/postgres/objects.sql
-    ");
+    for file in ["etc/hosts", "etc/pgprov/ca.crt", "etc/postgresql-common/pg_service.conf", "root/.pgpass"] {
+        assert!(of("client/").contains(&file), "{file} is not in {files:?}");
+    }
+    for file in [
+        "conf.d/10-reload.conf",
+        "conf.d/20-restart.conf",
+        "conf.d/90-user.conf",
+        "pg_hba.conf",
+        "server.key",
+    ] {
+        let file = format!("etc/postgresql/17/main/{file}");
+        assert!(of("m/").contains(&file.as_str()), "{file} is not in {files:?}");
+    }
     assert_eq!(of("s/"), of("m/"), "primary and standby have the same files");
 }
 
