@@ -5,13 +5,13 @@
 //! others, except those that wait for it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pgplan::{
     host::{
@@ -73,7 +73,24 @@ pub struct Timing {
     pub boot: Duration,
     /// From its turn until it was as it should be.
     pub configure: Duration,
+    /// How many things were changed in it.
+    pub changes: usize,
 }
+
+/// Hosts that failed, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failures {
+    /// One paragraph a host; those that only waited for another one come last.
+    pub text: String,
+    /// Whether a wait ran into its limit.
+    pub timeout: bool,
+}
+
+/// A host that did not answer in time, with the end of its console.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoAnswer(String);
 
 /// Performs a step on the hypervisor. Every one may be repeated: a step that was done before does no harm.
 ///
@@ -146,14 +163,15 @@ pub async fn hosts(
 ) -> anyhow::Result<(Vec<Timing>, BTreeMap<String, Answer>)> {
     let starts: Vec<&str> = plan.steps.iter().filter_map(Step::starts).collect();
     let fresh: Vec<&str> = plan.steps.iter().filter_map(Step::creates).collect();
-    let work: Vec<&HostPlan> =
-        plan.hosts.iter().filter(|host| !host.is_empty() || starts.contains(&host.host.as_str())).collect();
+    let planned = plan.hosts.iter().filter(|host| !host.is_empty()).map(|host| host.host.as_str());
+    let work: BTreeSet<&str> =
+        planned.chain(plan.unasked.iter().map(String::as_str)).chain(starts.iter().copied()).collect();
     let mut ready: BTreeMap<String, watch::Receiver<Option<bool>>> = BTreeMap::new();
     let mut senders = BTreeMap::new();
     for host in &work {
         let (sender, receiver) = watch::channel(None);
-        senders.insert(host.host.clone(), sender);
-        ready.insert(host.host.clone(), receiver);
+        senders.insert((*host).to_owned(), sender);
+        ready.insert((*host).to_owned(), receiver);
     }
     let boots = Arc::new(Semaphore::new(world.boots.max(1)));
     let mut tasks = tokio::task::JoinSet::new();
@@ -199,7 +217,11 @@ pub async fn hosts(
     // What only waited for another host that failed is not a cause.
     failures.sort_by_key(|(_, error)| error.downcast_ref::<Skipped>().is_some());
     let text: Vec<String> = failures.iter().map(|(name, error)| format!("{name}: {error:#}")).collect();
-    Err(anyhow!(text.join("\n")))
+    let timed_out = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<NoAnswer>() || cause.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout)
+    };
+    let timeout = failures.iter().any(|(_, error)| error.chain().any(timed_out));
+    Err(Failures { text: text.join("\n"), timeout }.into())
 }
 
 fn summary(timing: &Timing) -> String {
@@ -283,8 +305,9 @@ impl Pipeline {
         }
         let begun = Instant::now();
         let (world, line, rendered) = (self.world, self.line, self.rendered);
-        let answer = tokio::task::spawn_blocking(move || configure(&world, rendered, answer, &line)).await??;
-        Ok((Timing { host, boot, configure: begun.elapsed() }, answer))
+        let (answer, changes) =
+            tokio::task::spawn_blocking(move || configure(&world, rendered, answer, &line)).await??;
+        Ok((Timing { host, boot, configure: begun.elapsed(), changes }, answer))
     }
 }
 
@@ -306,6 +329,10 @@ fn boot_and_ask(
     }
     let connect = || -> anyhow::Result<Answer> {
         let session = Session::connect(target, Instant::now() + world.boot_limit)?;
+        // One that was suspended is behind by as long as it slept.
+        if start && !fresh {
+            set_clock(&session)?;
+        }
         // A host whose disk was made a moment ago has nothing of ours: no need to ask, while it is busy booting.
         let facts = if fresh && rendered.packages.is_empty() {
             Facts::default()
@@ -315,27 +342,32 @@ fn boot_and_ask(
         };
         Ok(Answer { session, facts })
     };
-    connect().map_err(|error| match world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES) {
-        Ok(Some(tail)) if !tail.trim().is_empty() => {
-            anyhow!("{error:#}\nthe console of {} ends with:\n{}", rendered.host, indent(tail.trim()))
+    connect().map_err(|error| {
+        let timeout = error.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout);
+        let console = world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES);
+        match console {
+            Ok(Some(tail)) if timeout && !tail.trim().is_empty() => {
+                let tail = indent(tail.trim());
+                NoAnswer(format!("{error:#}\nthe console of {} ends with:\n{tail}", rendered.host)).into()
+            }
+            _ => error,
         }
-        _ => error,
     })
 }
 
 /// Applies what is to change, and asks again: a host is done when it has nothing left to do.
-fn configure(world: &World, rendered: usize, answer: Answer, line: &Line) -> anyhow::Result<Answer> {
+fn configure(world: &World, rendered: usize, answer: Answer, line: &Line) -> anyhow::Result<(Answer, usize)> {
     let rendered = &world.hosts[rendered];
     let plan = HostPlan::new(rendered, Some(&answer.facts));
     if plan.is_empty() {
-        return Ok(answer);
+        return Ok((answer, 0));
     }
     apply_plan(&answer.session, rendered, &plan, line)?;
     line.now("checking");
     let facts = observe::facts(&answer.session, rendered)?;
     let left = HostPlan::new(rendered, Some(&facts));
     if left.is_empty() {
-        Ok(Answer { session: answer.session, facts })
+        Ok((Answer { session: answer.session, facts }, plan.len()))
     } else {
         bail!("{} did everything and still is not as it should be:\n{left}", rendered.host)
     }

@@ -90,8 +90,10 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
         if round == 0 {
             draft.admit(ui, args.yes)?;
         }
-        changes += draft.plan.len();
-        timings.extend(draft.execute()?);
+        let steps = draft.plan.steps.len();
+        let done = draft.execute()?;
+        changes += steps + done.iter().map(|timing| timing.changes).sum::<usize>();
+        timings.extend(done);
         draft.observe_again()?;
     }
     draft.finish()?;
@@ -131,22 +133,24 @@ impl Draft {
         let assets = Assets::load(global)?;
         let (text, topology) = assets.topology(ui, file)?;
         let root = state::root()?;
-        let state = match mode {
-            Mode::DryRun => LabState::open(&root, &topology.lab)?,
-            Mode::Apply { .. } => Some(LabState::create(&root, &topology.lab)?),
-        };
-        let command = format!("pgprov up {}", file.display());
-        let lock = match (&state, mode) {
-            (Some(state), Mode::Apply { .. }) => Some(state.lock(&command, LOCK)?),
-            _ => None,
-        };
+        let known = LabState::open(&root, &topology.lab)?;
         let libvirt = Libvirt::connect(global.connect.as_deref())?;
         let infra = libvirt.observe(&topology.lab)?;
+        refuse_orphans(&infra, known.as_ref(), &topology.lab)?;
+        let (state, lock) = match mode {
+            Mode::DryRun => (known, None),
+            Mode::Apply { .. } => {
+                let state = LabState::create(&root, &topology.lab)?;
+                let lock = state.lock(&format!("pgprov up {}", file.display()), LOCK)?;
+                (Some(state), Some(lock))
+            }
+        };
+        // Another pgprov may have changed the lab while we waited for our turn.
+        let infra = if lock.is_some() { libvirt.observe(&topology.lab)? } else { infra };
         let mut pins = state.as_ref().map(context::pins).transpose()?.unwrap_or_default();
         pins.extend(infra.pins());
         let lab = lab::derive(&topology, &pins);
         refuse_clashes(&infra, &lab)?;
-        refuse_orphans(&infra, state.as_ref(), &lab)?;
         if mode != Mode::DryRun && infra.hypervisor.accel == Accel::Emulated {
             let reason = infra.hypervisor.accel_reason.as_deref().unwrap_or("the CPU offers none");
             ui.say(&format!("No hardware acceleration ({reason}): hosts are emulated, which is about ten times slower."));
@@ -278,7 +282,7 @@ impl Draft {
         let world = Arc::clone(&self.world);
         let done = runtime.block_on(execute::hosts(world, plan, answers, made_from));
         let (timings, answers) = done.map_err(|error| {
-            let timeout = error.to_string().contains("timed out");
+            let timeout = error.downcast_ref::<execute::Failures>().is_some_and(|failures| failures.timeout);
             let kind = if timeout { Kind::Timeout } else { Kind::Failed };
             Error::new(kind, format!("{error:#}"))
                 .hint("nothing was destroyed: look around with `pgprov ssh` or `pgprov logs HOST --console`, then run `pgprov up` again")
@@ -320,15 +324,14 @@ fn refuse_clashes(infra: &Infra, lab: &Lab) -> Result {
 }
 
 /// Hosts without their secrets cannot be managed: their passwords and keys are gone.
-fn refuse_orphans(infra: &Infra, state: Option<&LabState>, lab: &Lab) -> Result {
+fn refuse_orphans(infra: &Infra, state: Option<&LabState>, lab: &str) -> Result {
     let known = state.is_some_and(|state| state.secrets().exists());
     if known || (infra.domains.is_empty() && infra.disks.is_empty()) {
         return Ok(());
     }
-    let message = format!("lab {} exists on this hypervisor, but its state directory is not here", lab.name);
-    Err(Error::failed(message)
-        .hint("set PGPROV_STATE_DIR to where it was made, or take it away: ")
-        .hint(format!("pgprov destroy {}", lab.name)))
+    let message = format!("lab {lab} exists on this hypervisor, but its state directory is not here");
+    let hint = format!("set PGPROV_STATE_DIR to where it was made, or take the lab away: pgprov destroy {lab}");
+    Err(Error::failed(message).hint(hint))
 }
 
 fn keep_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {

@@ -40,6 +40,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What changes inside the hosts, in the order of the lab.
     pub hosts: Vec<HostPlan>,
+    /// Hosts that exist but could not be asked: what changes in them is known once they run.
+    pub unasked: Vec<String>,
     /// What is not as the topology says but is left alone, and why.
     pub notes: Vec<String>,
 }
@@ -109,10 +111,10 @@ pub enum Step {
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.hosts.iter().all(HostPlan::is_empty)
+        self.steps.is_empty() && self.unasked.is_empty() && self.hosts.iter().all(HostPlan::is_empty)
     }
 
-    /// How many changes there are, on the hypervisor and in hosts.
+    /// How many changes are known, on the hypervisor and in hosts.
     pub fn len(&self) -> usize {
         self.steps.len() + self.hosts.iter().map(HostPlan::len).sum::<usize>()
     }
@@ -161,7 +163,14 @@ pub fn plan(wanted: &Wanted, infra: &Infra, facts: &BTreeMap<String, Facts>) -> 
     for host in &wanted.lab.hosts {
         plan_host(wanted, infra, &host.name, &mut plan);
     }
-    plan.hosts = wanted.hosts.iter().map(|host| HostPlan::new(host, facts.get(&host.host))).collect();
+    for host in wanted.hosts {
+        let name = &host.host;
+        if infra.disks.contains_key(name) && !facts.contains_key(name) {
+            plan.unasked.push(name.clone());
+        } else {
+            plan.hosts.push(HostPlan::new(host, facts.get(name)));
+        }
+    }
     plan
 }
 
@@ -284,10 +293,17 @@ impl fmt::Display for Plan {
         for host in self.hosts.iter().filter(|host| !host.is_empty()) {
             write!(f, "{host}")?;
         }
+        for host in &self.unasked {
+            writeln!(f, "? {host}: will be asked once it runs")?;
+        }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }
-        if self.is_empty() { writeln!(f, "nothing to do") } else { writeln!(f, "{} changes", self.len()) }
+        match self.len() {
+            0 if self.is_empty() => writeln!(f, "nothing to do"),
+            1 => writeln!(f, "1 change"),
+            count => writeln!(f, "{count} changes"),
+        }
     }
 }
 

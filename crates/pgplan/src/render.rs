@@ -49,6 +49,8 @@ pub struct RenderedHost {
     pub host: String,
     /// Packages to install: those its roles need, when the image does not have them inside.
     pub packages: Vec<String>,
+    /// Lines for apt's sources.list, when the topology names a mirror for a stock image.
+    pub sources: Option<String>,
     /// Directories in order.
     pub directories: Vec<Directory>,
     /// Files in order.
@@ -223,6 +225,10 @@ impl Roles {
         context.insert("slot", &slot_name(&host.name));
         context.insert("slots", &host.followers.iter().map(|name| slot_name(name)).collect::<Vec<_>>());
         let mut rendered = RenderedHost { host: host.name.clone(), ..RenderedHost::default() };
+        rendered.sources = match &lab.image {
+            Image::Stock(stock) => stock.mirror.as_deref().map(|mirror| sources(mirror, stock.release)),
+            Image::Built { .. } => None,
+        };
         for role in &host.roles {
             let Some(manifest) = self.manifests.get(role) else {
                 return Err(RenderError { what: format!("host {}", host.name), cause: format!("no role `{role}`") });
@@ -412,6 +418,15 @@ fn header(comment: &str, lab: &str, once: bool) -> String {
             format!("{comment} Written by pgprov for lab {lab}. Do not edit: change the topology and run `pgprov up`.\n")
         }
     }
+}
+
+/// The mirror of a lab is the user's choice; it need not be signed by Debian's key (`apt-mirror`, a folder of packages).
+fn sources(mirror: &str, release: Release) -> String {
+    let suite = match release {
+        Release::Debian12 => "bookworm",
+        Release::Debian13 => "trixie",
+    };
+    format!("deb [trusted=yes] {mirror} {suite} main\n")
 }
 
 fn hosts_lines(lab: &Lab) -> String {

@@ -104,7 +104,7 @@ step() { limit=$1; shift; timeout -k 5 "$limit" "$@" >log 2>&1 </dev/null 9>&-; 
 
 fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     let mut out = PRELUDE.replace("@STAGE@", STAGE).replace("@LOCK@", LOCK);
-    packages(&mut out, plan);
+    packages(&mut out, rendered, plan);
     for change in &plan.directories {
         let wanted = &rendered.directories[change.index];
         let (path, owner, group, mode) = (&wanted.path, &wanted.owner, &wanted.group, &wanted.mode);
@@ -131,18 +131,23 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     out
 }
 
-fn packages(out: &mut String, plan: &HostPlan) {
+fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     if plan.packages.is_empty() {
         return;
     }
     let list = plan.packages.join(" ");
-    let options = "-y --no-install-recommends -o DPkg::Lock::Timeout=120";
+    let mut options = "-o DPkg::Lock::Timeout=120".to_owned();
+    if let Some(sources) = &rendered.sources {
+        let _ = writeln!(out, "cat >sources.list <<'END'\n{sources}END");
+        let _ = write!(options, " -o Dir::Etc::SourceList={STAGE}/sources.list -o Dir::Etc::SourceParts=/dev/null");
+    }
     let _ = writeln!(
         out,
         "say start packages '{list}'\n\
          export DEBIAN_FRONTEND=noninteractive\n\
-         step 300 apt-get update || fail packages update\n\
-         step 1200 apt-get install {options} {list} || fail packages install\n\
+         mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf\n\
+         step 300 apt-get {options} update || fail packages update\n\
+         step 1200 apt-get {options} install -y --no-install-recommends {list} || fail packages install\n\
          say done packages ''"
     );
 }
