@@ -2,11 +2,7 @@
 
 use pgplan::lab::{Lab, POSTGRES_ROLE};
 
-use crate::{
-    error::Result,
-    secrets::Secrets,
-    state::LabState,
-};
+use crate::{error::Result, secrets::Secrets, state::LabState};
 
 /// Writes `ssh_config`, `pg_service.conf`, `pgpass` and `ca.crt` into the state directory.
 ///
@@ -19,7 +15,8 @@ pub fn write_files(state: &LabState, lab: &Lab) -> Result {
     state.write(&beside("ca.crt"), secrets.authority().as_bytes())?;
     let names = lab.database_users();
     let lines = secrets.users().iter().filter(|(name, _)| names.contains(*name));
-    let pgpass: String = lines.map(|(name, user)| format!("*:*:*:{name}:{}\n", user.password.expose())).collect();
+    let pgpass: String =
+        lines.map(|(name, user)| format!("*:*:*:{name}:{}\n", user.password.expose())).collect();
     state.write(&beside("pgpass"), pgpass.as_bytes())?;
     state.write(&beside("pg_service.conf"), services(state, lab).as_bytes())?;
     Ok(())
@@ -28,7 +25,12 @@ pub fn write_files(state: &LabState, lab: &Lab) -> Result {
 /// An OpenSSH configuration with one entry a host: `LAB-HOST`.
 pub fn ssh_config(state: &LabState, lab: &Lab) -> String {
     let (key, known) = (state.key(), state.known_hosts());
-    let mut text = format!("# Hosts of lab {}. Use with: ssh -F {} {}-HOST\n", lab.name, state.ssh_config().display(), lab.name);
+    let mut text = format!(
+        "# Hosts of lab {}. Use with: ssh -F {} {}-HOST\n",
+        lab.name,
+        state.ssh_config().display(),
+        lab.name
+    );
     for host in &lab.hosts {
         text.push_str(&format!(
             "\nHost {domain}\n  HostName {address}\n  HostKeyAlias {name}\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n  \
@@ -47,7 +49,9 @@ pub fn ssh_config(state: &LabState, lab: &Lab) -> String {
 /// Connection services that find the primary (`-rw`), prefer a standby (`-ro`), or are the superuser (`-admin`).
 fn services(state: &LabState, lab: &Lab) -> String {
     let servers: Vec<_> = lab.with_role(POSTGRES_ROLE).collect();
-    let list = |item: fn(&pgplan::lab::Host) -> String| servers.iter().map(|host| item(host)).collect::<Vec<_>>().join(",");
+    let list = |item: fn(&pgplan::lab::Host) -> String| {
+        servers.iter().map(|host| item(host)).collect::<Vec<_>>().join(",")
+    };
     let (hosts, addresses) = (list(|host| host.name.clone()), list(|host| host.data.address.to_string()));
     let beside = |name: &str| state.topology().with_file_name(name).display().to_string();
     let tls = match lab.postgres.tls {
@@ -79,12 +83,18 @@ pub fn lines(state: &LabState, lab: &Lab) -> String {
     if lab.primary().is_some() {
         let file = state.topology().with_file_name("pg_service.conf");
         text.push_str(&format!("  export PGSERVICEFILE={}\n", file.display()));
-        text.push_str(&format!("  psql service={}-rw        # the primary, whichever host that is\n", lab.name));
+        text.push_str(&format!(
+            "  psql service={}-rw        # the primary, whichever host that is\n",
+            lab.name
+        ));
         text.push_str(&format!("  psql service={}-ro        # a standby, if there is one\n", lab.name));
     }
     if let Some(host) = lab.hosts.first() {
         let name = &host.name;
-        text.push_str(&format!("  pgprov psql {name} --lab {}    # on the host itself, as superuser\n", lab.name));
+        text.push_str(&format!(
+            "  pgprov psql {name} --lab {}    # on the host itself, as superuser\n",
+            lab.name
+        ));
         text.push_str(&format!("  pgprov ssh {name} --lab {}\n", lab.name));
     }
     text.push_str(&format!("  pgprov status {}\n", lab.name));

@@ -91,7 +91,8 @@ impl<E: Into<anyhow::Error>> From<E> for Error {
             cause.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout)
                 || cause.downcast_ref::<libvirt::Error>().is_some_and(libvirt::Error::is_timeout)
         });
-        let remedy = cause.chain().find_map(|cause| cause.downcast_ref::<libvirt::Error>()?.hint()).map(str::to_owned);
+        let remedy =
+            cause.chain().find_map(|cause| cause.downcast_ref::<libvirt::Error>()?.hint()).map(str::to_owned);
         let kind = if timeout { Kind::Timeout } else { Kind::Failed };
         Self { kind, hints: remedy.into_iter().collect(), cause }
     }

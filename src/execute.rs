@@ -134,8 +134,9 @@ pub fn step(world: &World, step: &Step, made_from: &BTreeMap<String, String>) ->
 fn upload(world: &World, name: &str) -> Result<(), crate::libvirt::Error> {
     let line = world.ui.line("image", world.width());
     line.now(&format!("copying {name} into the pool"));
-    let mut progress =
-        |done: u64, total: u64| line.tick(&format!("copying {name} into the pool: {} %", done * 100 / total.max(1)));
+    let mut progress = |done: u64, total: u64| {
+        line.tick(&format!("copying {name} into the pool: {} %", done * 100 / total.max(1)))
+    };
     world.libvirt.upload_image(name, &world.image_files, &mut progress)?;
     line.done(&format!("{name} is in the pool"));
     Ok(())
@@ -177,9 +178,14 @@ pub async fn hosts(
     let mut tasks = tokio::task::JoinSet::new();
     for name in boot_order(&world.hosts) {
         let Some(sender) = senders.remove(&name) else { continue };
-        let rendered = world.hosts.iter().position(|host| host.host == name).context("a plan for an unknown host")?;
+        let rendered =
+            world.hosts.iter().position(|host| host.host == name).context("a plan for an unknown host")?;
         let pipeline = Pipeline {
-            waits: world.hosts[rendered].waits_for.iter().filter_map(|n| Some((n.clone(), ready.get(n)?.clone()))).collect(),
+            waits: world.hosts[rendered]
+                .waits_for
+                .iter()
+                .filter_map(|n| Some((n.clone(), ready.get(n)?.clone())))
+                .collect(),
             start: starts.contains(&name.as_str()),
             fresh: fresh.contains(&name.as_str()),
             answer: answers.remove(&name),
@@ -227,7 +233,11 @@ pub async fn hosts(
 fn summary(timing: &Timing) -> String {
     match timing.boot.as_millis() {
         0 => format!("configured in {:.1} s", timing.configure.as_secs_f64()),
-        _ => format!("booted in {:.1} s, configured in {:.1} s", timing.boot.as_secs_f64(), timing.configure.as_secs_f64()),
+        _ => format!(
+            "booted in {:.1} s, configured in {:.1} s",
+            timing.boot.as_secs_f64(),
+            timing.configure.as_secs_f64()
+        ),
     }
 }
 
@@ -373,7 +383,12 @@ fn configure(world: &World, rendered: usize, answer: Answer, line: &Line) -> any
     }
 }
 
-fn apply_plan(session: &Session, rendered: &RenderedHost, plan: &HostPlan, line: &Line) -> anyhow::Result<()> {
+fn apply_plan(
+    session: &Session,
+    rendered: &RenderedHost,
+    plan: &HostPlan,
+    line: &Line,
+) -> anyhow::Result<()> {
     line.now(&format!("applying {} changes", plan.len()));
     let bundle = apply::bundle(rendered, plan);
     let mut failed: Option<Event> = None;
@@ -387,7 +402,9 @@ fn apply_plan(session: &Session, rendered: &RenderedHost, plan: &HostPlan, line:
             _ => {}
         }
     };
-    let limit = Duration::from_secs(plan.tasks.iter().map(|t| u64::from(rendered.tasks[t.index].seconds)).sum::<u64>() + 1800);
+    let limit = Duration::from_secs(
+        plan.tasks.iter().map(|t| u64::from(rendered.tasks[t.index].seconds)).sum::<u64>() + 1800,
+    );
     let output = session.run(&Bundle::command(), &tar(&bundle)?, &mut on_line, limit)?;
     if let Some(event) = failed {
         let log = STANDARD.decode(&event.output).unwrap_or_default();
@@ -395,7 +412,11 @@ fn apply_plan(session: &Session, rendered: &RenderedHost, plan: &HostPlan, line:
         bail!("could not {}:\n{}", describe(rendered, &event), indent(&log));
     }
     if !finished || !output.success() {
-        bail!("the script on {} ended early: {}", rendered.host, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "the script on {} ended early: {}",
+            rendered.host,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
@@ -453,6 +474,10 @@ pub fn set_clock(session: &Session) -> anyhow::Result<()> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let command = format!("date -u -s @{}.{:03} >/dev/null", now.as_secs(), now.subsec_millis());
     let output = session.run(&command, b"", &mut |_| {}, Duration::from_secs(20))?;
-    anyhow::ensure!(output.success(), "cannot set the clock: {}", String::from_utf8_lossy(&output.stderr).trim());
+    anyhow::ensure!(
+        output.success(),
+        "cannot set the clock: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(())
 }

@@ -25,7 +25,8 @@ pub fn sources(extra: Option<&Path>) -> anyhow::Result<Sources> {
 fn built_in(dir: &Dir) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::new();
     for file in dir.files() {
-        texts.insert(file.path().display().to_string(), String::from_utf8_lossy(file.contents()).into_owned());
+        texts
+            .insert(file.path().display().to_string(), String::from_utf8_lossy(file.contents()).into_owned());
     }
     for inner in dir.dirs() {
         texts.extend(built_in(inner));
@@ -44,7 +45,8 @@ fn read(dir: &Path, prefix: &str, texts: &mut BTreeMap<String, String>) -> anyho
         if path.is_dir() {
             read(&path, &format!("{name}/"), texts)?;
         } else {
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             texts.insert(name, text);
         }
     }

@@ -1,6 +1,9 @@
 //! Asks running hosts for their facts, all at once.
 
-use std::{collections::BTreeMap, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use pgplan::{

@@ -24,7 +24,8 @@ const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAA
 
 /// Boots all hosts of the topology under another lab name, and takes them away again.
 pub fn boot(topology: &Path) -> anyhow::Result<Duration> {
-    let text = std::fs::read_to_string(topology)?.replace("lab: lab", "lab: bare").replace("10.77.10", "10.77.20");
+    let text =
+        std::fs::read_to_string(topology)?.replace("lab: lab", "lab: bare").replace("10.77.10", "10.77.20");
     let (topology, _) = schema::load::<Topology>(&text, Limits::default()).finish();
     let lab = lab::derive(&topology.context("the topology has errors")?, &Pins::new());
     let libvirt = Libvirt::connect(None)?;
@@ -45,7 +46,11 @@ fn boot_all(libvirt: &Libvirt, lab: &Lab) -> anyhow::Result<Duration> {
     for host in &lab.hosts {
         let disk = machine::overlay_volume(&lab.name, &host.name, lab.vm.disk, &image);
         libvirt.create_disk(&lab.name, &host.name, &disk)?;
-        libvirt.define_host(&lab.name, &host.name, &machine::domain(lab, host, &hypervisor, &image, KEY).xml)?;
+        libvirt.define_host(
+            &lab.name,
+            &host.name,
+            &machine::domain(lab, host, &hypervisor, &image, KEY).xml,
+        )?;
     }
     let waits: BTreeMap<&str, thread::JoinHandle<anyhow::Result<()>>> = lab
         .hosts

@@ -57,7 +57,9 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     for round in 1..=rounds {
         bare.push(bare::boot(topology)?);
         whole.push(run(&["up", "topologies/lab.yaml"])?);
-        again.extend((0..REPEAT).map(|_| run(&["up", "topologies/lab.yaml"])).collect::<anyhow::Result<Vec<_>>>()?);
+        again.extend(
+            (0..REPEAT).map(|_| run(&["up", "topologies/lab.yaml"])).collect::<anyhow::Result<Vec<_>>>()?,
+        );
         edit.push(edited(pgprov, state.path(), topology)?);
         run(&["destroy", "lab", "--yes"])?;
         println!(
@@ -78,7 +80,8 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
         ("`work_mem` edited: `pgprov up`, reload on 2 hosts", &edit),
     ] {
         let all = seconds(times);
-        let (min, max) = (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
+        let (min, max) =
+            (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
         println!("| {name} | {:.2} | {min:.2} | {max:.2} | {:.2} |", median(times), median(times) / base);
     }
     Ok(())
@@ -86,7 +89,8 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
 
 /// Seconds that `up` takes after `work_mem` was edited.
 fn edited(pgprov: &Path, state: &Path, topology: &Path) -> anyhow::Result<Duration> {
-    let text = std::fs::read_to_string(topology)?.replace("  settings:\n", "  settings:\n    work_mem: 5MB\n");
+    let text =
+        std::fs::read_to_string(topology)?.replace("  settings:\n", "  settings:\n    work_mem: 5MB\n");
     let file = state.join("edited.yaml");
     std::fs::write(&file, text)?;
     timed(pgprov, state, &["up", &file.display().to_string()])
@@ -109,14 +113,19 @@ fn render() -> anyhow::Result<()> {
             let topology = checked.topology.with_context(|| format!("{:?}", checked.findings))?;
             checks.push(begun.elapsed());
             let lab = lab::derive(&topology, &Pins::new());
-            let secrets = Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
+            let secrets =
+                Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
             let rendered = roles.render(&lab, &secrets)?;
             let changes: usize = rendered.iter().map(|host| HostPlan::new(host, None).len()).sum();
             ensure!(changes > lab.hosts.len(), "a plan without changes");
             all.push(begun.elapsed());
         }
         let total = median(&all) * 1000.0;
-        println!("| {hosts} | {:.1} | {total:.1} | {:.3} |", median(&checks) * 1000.0, total / f64::from(hosts));
+        println!(
+            "| {hosts} | {:.1} | {total:.1} | {:.3} |",
+            median(&checks) * 1000.0,
+            total / f64::from(hosts)
+        );
     }
     Ok(())
 }
@@ -134,7 +143,12 @@ fn timed(pgprov: &Path, state: &Path, args: &[&str]) -> anyhow::Result<Duration>
     let begun = Instant::now();
     let output = Command::new(pgprov).args(args).env("PGPROV_STATE_DIR", state.join("state")).output()?;
     let elapsed = begun.elapsed();
-    ensure!(output.status.success(), "pgprov {} failed:\n{}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "pgprov {} failed:\n{}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(elapsed)
 }
 

@@ -49,13 +49,18 @@ pub fn run(ui: &Ui, global: &Global, args: &Exec) -> Result {
         let threads: Vec<_> = hosts.iter().map(|host| run(host)).collect();
         let join = |(host, thread): (String, thread::ScopedJoinHandle<'_, _>)| Outcome {
             host,
-            result: thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread of this host panicked"))),
+            result: thread
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("the thread of this host panicked"))),
         };
         threads.into_iter().map(join).collect()
     });
     print(ui, &outcomes);
-    let failed: Vec<&str> =
-        outcomes.iter().filter(|o| !matches!(&o.result, Ok((Exit::Status(0), ..)))).map(|o| o.host.as_str()).collect();
+    let failed: Vec<&str> = outcomes
+        .iter()
+        .filter(|o| !matches!(&o.result, Ok((Exit::Status(0), ..))))
+        .map(|o| o.host.as_str())
+        .collect();
     if failed.is_empty() { Ok(()) } else { Err(Error::failed(format!("failed on {}", failed.join(", ")))) }
 }
 

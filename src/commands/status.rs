@@ -94,7 +94,8 @@ pub fn run(ui: &Ui, global: &Global, args: &LabArg) -> Result {
         ui.out_json(&json!({"lab": open.lab.name, "hosts": hosts}));
     } else {
         ui.out(&table(ui, &hosts));
-        let primaries: Vec<&str> = hosts.iter().filter(|host| host.role == "primary").map(|host| host.name.as_str()).collect();
+        let primaries: Vec<&str> =
+            hosts.iter().filter(|host| host.role == "primary").map(|host| host.name.as_str()).collect();
         if primaries.len() > 1 {
             ui.warn(&format!("{} accept writes: {}", primaries.len(), primaries.join(", ")));
         }
@@ -139,14 +140,23 @@ pub fn collect(
             .map(|host| {
                 let target = target(state, host);
                 let session = sessions.remove(&host.name);
-                let scripts = rendered.iter().find(|r| r.host == host.name).map(|r| r.status.as_slice()).unwrap_or_default();
+                let scripts = rendered
+                    .iter()
+                    .find(|r| r.host == host.name)
+                    .map(|r| r.status.as_slice())
+                    .unwrap_or_default();
                 (host.name.clone(), scope.spawn(move || ask(&target, session, scripts)))
             })
             .collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked")));
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked")))
+        };
         threads.into_iter().map(|(name, thread)| (name, join(thread))).collect()
     });
-    lab.hosts.iter().map(|host| host_status(host, domain_state(infra, host), infra.is_some(), &answers)).collect()
+    lab.hosts
+        .iter()
+        .map(|host| host_status(host, domain_state(infra, host), infra.is_some(), &answers))
+        .collect()
 }
 
 fn domain_state(infra: Option<&Infra>, host: &Host) -> Option<DomainState> {
@@ -163,7 +173,8 @@ fn ask(
         Some(session) => session,
         None => Session::connect(target, Instant::now() + CONNECT)?,
     };
-    let script: String = scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n")).collect();
+    let script: String =
+        scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n")).collect();
     let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, ANSWER)?;
     let mut parts = Map::new();
     let mut role = String::new();
@@ -219,7 +230,11 @@ fn server(host: &Host, answers: &BTreeMap<String, anyhow::Result<Map<String, Val
     let text = |key: &str| own.get(key).and_then(Value::as_str).map(str::to_owned);
     let names = |key: &str| own.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let as_upstream = answers.keys().filter_map(|name| {
-        said(name)?.get("standbys")?.as_array()?.iter().find(|standby| standby.get("name").and_then(Value::as_str) == Some(&host.name))
+        said(name)?
+            .get("standbys")?
+            .as_array()?
+            .iter()
+            .find(|standby| standby.get("name").and_then(Value::as_str) == Some(&host.name))
     });
     let upstream = as_upstream.into_iter().next();
     let from_upstream = |key: &str| upstream.and_then(|standby| standby.get(key));
@@ -233,8 +248,14 @@ fn server(host: &Host, answers: &BTreeMap<String, anyhow::Result<Map<String, Val
         lag_bytes: from_upstream("lag_bytes").and_then(Value::as_f64).map(|bytes| bytes.max(0.0) as u64),
         lag_seconds: from_upstream("lag_seconds").or(own.get("replay_lag_seconds")).and_then(Value::as_f64),
         receiver: own.pointer("/receiver/status").and_then(Value::as_str).map(str::to_owned),
-        standbys: names("standbys").iter().filter_map(|s| Some(s.get("name")?.as_str()?.to_owned())).collect(),
-        pending_restart: names("pending_restart").iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect(),
+        standbys: names("standbys")
+            .iter()
+            .filter_map(|s| Some(s.get("name")?.as_str()?.to_owned()))
+            .collect(),
+        pending_restart: names("pending_restart")
+            .iter()
+            .filter_map(|name| Some(name.as_str()?.to_owned()))
+            .collect(),
     })
 }
 
@@ -260,14 +281,17 @@ pub fn table(ui: &Ui, hosts: &[HostStatus]) -> String {
 fn row(host: &HostStatus) -> Vec<String> {
     let dash = || "-".to_owned();
     let server = host.postgres.as_ref();
-    let version = server.and_then(|s| s.version.as_deref()).and_then(|v| v.split(' ').next()).map(str::to_owned);
+    let version =
+        server.and_then(|s| s.version.as_deref()).and_then(|v| v.split(' ').next()).map(str::to_owned);
     let postgres = match server {
         Some(server) if !server.accepting => "not accepting".to_owned(),
         _ => version.unwrap_or_else(dash),
     };
     let standby = host.role == "standby";
     let sync = server.and_then(|s| s.sync_state.clone()).filter(|_| standby);
-    let sync = sync.or_else(|| server.filter(|_| standby).map(|s| s.receiver.clone().unwrap_or_else(|| "not streaming".into())));
+    let sync = sync.or_else(|| {
+        server.filter(|_| standby).map(|s| s.receiver.clone().unwrap_or_else(|| "not streaming".into()))
+    });
     let lag = server.filter(|_| standby).map(|s| {
         let bytes = s.lag_bytes.map(bytes);
         let seconds = s.lag_seconds.map(|seconds| format!("{seconds:.1} s"));

@@ -85,7 +85,10 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
             break;
         }
         if round == ROUNDS {
-            return Err(Error::failed(format!("after {ROUNDS} rounds there is still something to do:\n{}", draft.plan)));
+            return Err(Error::failed(format!(
+                "after {ROUNDS} rounds there is still something to do:\n{}",
+                draft.plan
+            )));
         }
         if round == 0 {
             draft.admit(ui, args.yes)?;
@@ -109,14 +112,17 @@ fn report(ui: &Ui, draft: &mut Draft, changes: usize, timings: &[Timing], elapse
             .iter()
             .map(|t| serde_json::json!({"host": t.host, "boot_seconds": t.boot.as_secs_f64(), "configure_seconds": t.configure.as_secs_f64()}))
             .collect();
-        ui.out_json(&serde_json::json!({"lab": lab.name, "changes": changes, "seconds": seconds, "hosts": hosts}));
+        ui.out_json(
+            &serde_json::json!({"lab": lab.name, "changes": changes, "seconds": seconds, "hosts": hosts}),
+        );
         return Ok(());
     }
     if changes == 0 {
         ui.out(&format!("lab {} is as its topology says: 0 changes ({seconds:.1} s)", lab.name));
         return Ok(());
     }
-    let sessions = std::mem::take(&mut draft.answers).into_iter().map(|(name, answer)| (name, answer.session)).collect();
+    let sessions =
+        std::mem::take(&mut draft.answers).into_iter().map(|(name, answer)| (name, answer.session)).collect();
     let status = status::collect(state, lab, &draft.world.hosts, Some(&draft.infra), sessions);
     ui.out(&format!("\nlab {} is up: {changes} changes in {seconds:.1} s\n", lab.name));
     ui.out(&status::table(ui, &status));
@@ -153,19 +159,25 @@ impl Draft {
         refuse_clashes(&infra, &lab)?;
         if mode != Mode::DryRun && infra.hypervisor.accel == Accel::Emulated {
             let reason = infra.hypervisor.accel_reason.as_deref().unwrap_or("the CPU offers none");
-            ui.say(&format!("No hardware acceleration ({reason}): hosts are emulated, which is about ten times slower."));
+            ui.say(&format!(
+                "No hardware acceleration ({reason}): hosts are emulated, which is about ten times slower."
+            ));
         }
         let hypervisor = infra.hypervisor(global.pool_path.as_deref().unwrap_or(POOL_PATH));
         let image = image::provide(ui, &assets, &lab, &infra, mode == Mode::DryRun)?;
         let boot = BootImage::in_pool(&hypervisor.pool_path, &image.name, &lab.image, &image.cmdline);
         let (secrets, public_key) = match (&state, mode) {
             (Some(state), Mode::Apply { .. }) => (keep_secrets(state, &lab)?, state.ensure_key()?),
-            (Some(state), Mode::DryRun) if state.secrets().exists() => (look_at_secrets(state, &lab)?, state.ensure_key()?),
+            (Some(state), Mode::DryRun) if state.secrets().exists() => {
+                (look_at_secrets(state, &lab)?, state.ensure_key()?)
+            }
             _ => (context::masked(&lab), "ssh-ed25519 (made by up)".to_owned()),
         };
         let hosts = assets.roles.render(&lab, &secrets)?;
         let targets = match &state {
-            Some(state) => lab.hosts.iter().map(|host| (host.name.clone(), context::target(state, host))).collect(),
+            Some(state) => {
+                lab.hosts.iter().map(|host| (host.name.clone(), context::target(state, host))).collect()
+            }
             None => BTreeMap::new(),
         };
         let boot_limit = match mode {
@@ -217,7 +229,12 @@ impl Draft {
         self.answers.extend(answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))));
         let facts: BTreeMap<String, Facts> =
             self.answers.iter().map(|(name, answer)| (name.clone(), answer.facts.clone())).collect();
-        self.made_from = self.infra.disks.iter().filter_map(|(host, disk)| Some((host.clone(), disk.image.clone()?))).collect();
+        self.made_from = self
+            .infra
+            .disks
+            .iter()
+            .filter_map(|(host, disk)| Some((host.clone(), disk.image.clone()?)))
+            .collect();
         let world = &self.world;
         let wanted = Wanted {
             lab: &world.lab,
@@ -246,7 +263,10 @@ impl Draft {
                 .map(|s| vec![s.what.to_owned(), s.needed.clone(), s.available.clone(), s.remedy.to_owned()])
                 .collect();
             let table = ui::table(&["", "needed", "available", "remedy"], &rows);
-            return Err(Error::failed(format!("there is not enough room for lab {}\n{table}", world.lab.name)));
+            return Err(Error::failed(format!(
+                "there is not enough room for lab {}\n{table}",
+                world.lab.name
+            )));
         }
         let disruptive = self.plan.disruptive();
         if disruptive.is_empty() || yes {
@@ -257,7 +277,8 @@ impl Draft {
         if ui.confirm(&format!("This will {}. Go on?", what.join(", and "))) {
             Ok(())
         } else {
-            Err(Error::usage(format!("not confirmed: {}", what.join(", "))).hint("add --yes to do it without asking"))
+            Err(Error::usage(format!("not confirmed: {}", what.join(", ")))
+                .hint("add --yes to do it without asking"))
         }
     }
 
@@ -278,7 +299,8 @@ impl Draft {
             }
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let (plan, answers, made_from) = (&self.plan, std::mem::take(&mut self.answers), Arc::new(self.made_from.clone()));
+        let (plan, answers, made_from) =
+            (&self.plan, std::mem::take(&mut self.answers), Arc::new(self.made_from.clone()));
         let world = Arc::clone(&self.world);
         let done = runtime.block_on(execute::hosts(world, plan, answers, made_from));
         let (timings, answers) = done.map_err(|error| {
@@ -316,8 +338,10 @@ fn refuse_clashes(infra: &Infra, lab: &Lab) -> Result {
     if clashes.is_empty() {
         return Ok(());
     }
-    let rows: Vec<Vec<String>> =
-        clashes.iter().map(|clash| vec![clash.what.to_owned(), clash.name.clone(), clash.owner.clone()]).collect();
+    let rows: Vec<Vec<String>> = clashes
+        .iter()
+        .map(|clash| vec![clash.what.to_owned(), clash.name.clone(), clash.owner.clone()])
+        .collect();
     let table = ui::table(&["what", "name", "belongs to"], &rows);
     Err(Error::failed(format!("lab {} would take what is not its own\n{table}", lab.name))
         .hint("choose another `lab` name, or other subnets with `network` and `management_network`"))
@@ -330,7 +354,8 @@ fn refuse_orphans(infra: &Infra, state: Option<&LabState>, lab: &str) -> Result 
         return Ok(());
     }
     let message = format!("lab {lab} exists on this hypervisor, but its state directory is not here");
-    let hint = format!("set PGPROV_STATE_DIR to where it was made, or take the lab away: pgprov destroy {lab}");
+    let hint =
+        format!("set PGPROV_STATE_DIR to where it was made, or take the lab away: pgprov destroy {lab}");
     Err(Error::failed(message).hint(hint))
 }
 
@@ -363,11 +388,15 @@ fn look_at_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
 
 fn for_rendering(secrets: &vault::Secrets) -> Secrets {
     let user = |(name, user): (&String, &vault::User)| {
-        let credential = Credential { password: user.password.expose().to_owned(), verifier: user.verifier.expose().to_owned() };
+        let credential = Credential {
+            password: user.password.expose().to_owned(),
+            verifier: user.verifier.expose().to_owned(),
+        };
         (name.clone(), credential)
     };
     let host = |(name, host): (&String, &vault::Host)| {
-        let certificate = HostCertificate { certificate: host.certificate.clone(), key: host.key.expose().to_owned() };
+        let certificate =
+            HostCertificate { certificate: host.certificate.clone(), key: host.key.expose().to_owned() };
         (name.clone(), certificate)
     };
     Secrets {
@@ -376,4 +405,3 @@ fn for_rendering(secrets: &vault::Secrets) -> Secrets {
         hosts: secrets.hosts().iter().map(host).collect(),
     }
 }
-
