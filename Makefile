@@ -3,7 +3,7 @@ LAB ?= topologies/lab.yaml
 CARGO ?= cargo
 PGPROV = target/release/pgprov
 
-.PHONY: up destroy test test-fast test-e2e lint bench verify setup setup-test build image fmt docs
+.PHONY: up destroy test test-fast test-e2e lint bench setup setup-test build image fmt docs
 
 up: setup build image ## install what is missing, build, build the image once, bring the lab up
 	$(PGPROV) up $(LAB)
@@ -47,5 +47,5 @@ bench: build image
 fmt:
 	$(CARGO) fmt --all
 
-docs: build ## regenerate docs/cli.md and the pictures in docs/
+docs: ## regenerate docs/cli.md and the pictures in docs/
 	INSTA_UPDATE=always $(CARGO) test --test it docs

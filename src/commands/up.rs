@@ -61,6 +61,8 @@ pub struct Draft {
     answers: BTreeMap<String, Answer>,
     made_from: BTreeMap<String, String>,
     state: Option<(LabState, Lock)>,
+    /// Whether this run made the state directory.
+    is_new: bool,
     text: String,
 }
 
@@ -90,8 +92,11 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
                 draft.plan
             )));
         }
-        if round == 0 {
-            draft.admit(ui, args.yes)?;
+        if round == 0
+            && let Err(refusal) = draft.admit(ui, args.yes)
+        {
+            draft.abandon()?;
+            return Err(refusal);
         }
         let steps = draft.plan.steps.len();
         let done = draft.execute()?;
@@ -143,6 +148,11 @@ impl Draft {
         let libvirt = Libvirt::connect(global.connect.as_deref())?;
         let infra = libvirt.observe(&topology.lab)?;
         refuse_orphans(&infra, known.as_ref(), &topology.lab)?;
+        let is_new = known.is_none();
+        if is_new {
+            // Before anything is made for it: a lab that is refused leaves no trace.
+            refuse_clashes(&infra, &lab::derive(&topology, &infra.pins()))?;
+        }
         let (state, lock) = match mode {
             Mode::DryRun => (known, None),
             Mode::Apply { .. } => {
@@ -205,6 +215,7 @@ impl Draft {
             answers: BTreeMap::new(),
             made_from: BTreeMap::new(),
             state: state.zip(lock),
+            is_new,
             text,
         };
         draft.ask_and_plan();
@@ -279,6 +290,14 @@ impl Draft {
         } else {
             Err(Error::usage(format!("not confirmed: {}", what.join(", ")))
                 .hint("add --yes to do it without asking"))
+        }
+    }
+
+    /// Forgets a lab of which there is nothing yet but its state directory.
+    fn abandon(self) -> Result {
+        match self.state {
+            Some((state, lock)) if self.is_new => Ok(state.remove(lock)?),
+            _ => Ok(()),
         }
     }
 

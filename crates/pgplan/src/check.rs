@@ -128,7 +128,13 @@ fn machines(context: &mut Context<'_>) {
             MEMORY_MAX,
             "kernel, systemd and PostgreSQL need that much to start",
         ),
-        ("disk", vm.disk, disk_min, DISK_MAX, "the disk of a host is a layer over the image, and not smaller; it is thin: unused space costs nothing"),
+        (
+            "disk",
+            vm.disk,
+            disk_min,
+            DISK_MAX,
+            "the disk of a host is a layer over the image, and not smaller; it is thin: unused space costs nothing",
+        ),
     ] {
         if size < min {
             let message = format!("{size} of {key} is too little: a host needs {min} at least");

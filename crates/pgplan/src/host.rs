@@ -7,6 +7,8 @@
 pub mod apply;
 pub mod facts;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 pub use self::facts::Facts;
@@ -62,11 +64,14 @@ impl HostPlan {
         let empty = Facts::default();
         let facts = facts.unwrap_or(&empty);
         let mut plan = Self { host: rendered.host.clone(), ..Self::default() };
-        plan.packages = rendered.packages.iter().filter(|name| !facts.packages.contains(*name)).cloned().collect();
+        plan.packages =
+            rendered.packages.iter().filter(|name| !facts.packages.contains(*name)).cloned().collect();
         for (index, wanted) in rendered.directories.iter().enumerate() {
             let reason = match facts.stats.get(&wanted.path) {
                 None => Some(Reason::New),
-                Some(seen) => (!seen.is(&wanted.owner, &wanted.group, &wanted.mode)).then_some(Reason::Attributes),
+                Some(seen) => {
+                    (!seen.is(&wanted.owner, &wanted.group, &wanted.mode)).then_some(Reason::Attributes)
+                }
             };
             plan.directories.extend(reason.map(|reason| Change { index, what: wanted.path.clone(), reason }));
         }
@@ -88,37 +93,44 @@ impl HostPlan {
                 plan.tasks.push(Change { index, what: task.name.clone(), reason: Reason::Pending });
             }
         }
-        plan.handlers = plan.notified(rendered);
+        plan.handlers = plan.notified(rendered, &facts.due);
         plan
     }
 
     /// Whether the host is as it should be.
     pub fn is_empty(&self) -> bool {
-        let Self { host: _, packages, directories, files, remove, tasks, handlers: _ } = self;
-        packages.is_empty() && directories.is_empty() && files.is_empty() && remove.is_empty() && tasks.is_empty()
+        self.len() == 0
     }
 
-    /// How many things change.
+    /// How many things change. Handlers count only when an earlier run left nothing else to do.
     pub fn len(&self) -> usize {
-        self.packages.len() + self.directories.len() + self.files.len() + self.remove.len() + self.tasks.len()
+        let Self { host: _, packages, directories, files, remove, tasks, handlers } = self;
+        match packages.len() + directories.len() + files.len() + remove.len() + tasks.len() {
+            0 => handlers.len(),
+            changes => changes,
+        }
     }
 
-    /// Handlers that the changes call, less those that another one covers or whose unit is started anyway.
-    fn notified(&self, rendered: &RenderedHost) -> Vec<String> {
+    /// Handlers that the changes call or that an earlier run left, less those that another one covers or whose unit is
+    /// started anyway.
+    fn notified(&self, rendered: &RenderedHost, left: &BTreeSet<String>) -> Vec<String> {
         let files = self.files.iter().flat_map(|change| &rendered.files[change.index].notify);
         let tasks = self.tasks.iter().flat_map(|change| &rendered.tasks[change.index].notify);
-        let called: Vec<&String> = files.chain(tasks).collect();
+        let called: BTreeSet<&String> = files.chain(tasks).collect();
         let starts: Vec<&String> =
             self.tasks.iter().filter_map(|change| rendered.tasks[change.index].starts.as_ref()).collect();
         let due = |name: &str| {
             rendered.handlers.iter().any(|handler| {
                 handler.name == name
-                    && called.iter().any(|wanted| **wanted == name)
+                    && (called.contains(&handler.name) || left.contains(&facts::slug(name)))
                     && !handler.unit.as_ref().is_some_and(|unit| starts.contains(&unit))
             })
         };
         let covered = |name: &str| {
-            rendered.handlers.iter().any(|handler| due(&handler.name) && handler.covers.iter().any(|other| other == name))
+            rendered
+                .handlers
+                .iter()
+                .any(|handler| due(&handler.name) && handler.covers.iter().any(|other| other == name))
         };
         let wanted = rendered.handlers.iter().filter(|handler| due(&handler.name) && !covered(&handler.name));
         wanted.map(|handler| handler.name.clone()).collect()

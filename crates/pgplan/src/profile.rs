@@ -59,7 +59,9 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
         conf: format!("/etc/postgresql/{version}/main"),
         unit: format!("postgresql@{version}-main.service"),
         log: format!("{LOG_DIRECTORY}/{}", log_name(version)),
-        as_postgres: "env HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --".to_owned(),
+        as_postgres:
+            "env HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --"
+                .to_owned(),
         profile: lab.postgres.profile,
         reload,
         restart,
@@ -74,14 +76,23 @@ pub fn slot_name(host: &str) -> String {
 /// Computed settings, then the topology's, then the host's: a later one replaces an earlier one.
 fn settings(lab: &Lab, host: &Host) -> Vec<Setting> {
     let mut all: IndexMap<String, (String, String)> = IndexMap::new();
-    for (name, value, why) in memory(lab).into_iter().chain(replication(lab, host)).chain(logging(lab.postgres.version)).chain(tls(lab)) {
+    for (name, value, why) in memory(lab)
+        .into_iter()
+        .chain(replication(lab, host))
+        .chain(logging(lab.postgres.version))
+        .chain(tls(lab))
+    {
         all.insert(name.to_owned(), (value, why));
     }
-    let places = [("topology: postgres.settings", &lab.postgres.settings), ("topology: settings of this host", &host.settings)];
+    let places = [
+        ("topology: postgres.settings", &lab.postgres.settings),
+        ("topology: settings of this host", &host.settings),
+    ];
     for (why, settings) in places {
         for (name, value) in settings {
             // PostgreSQL does not mind the case of a name; two lines for one setting would hide one of them.
-            let name = catalogue::lookup(lab.postgres.version, name).map_or(name.as_str(), |setting| setting.name);
+            let name =
+                catalogue::lookup(lab.postgres.version, name).map_or(name.as_str(), |setting| setting.name);
             all.insert(name.to_owned(), (value.clone(), why.to_owned()));
         }
     }
@@ -119,25 +130,57 @@ fn memory(lab: &Lab) -> Vec<Computed> {
     let vm = format!("{ram} of memory");
     vec![
         ("shared_buffers", mb(shared), format!("share of the {vm} that PostgreSQL caches itself")),
-        ("effective_cache_size", mb(cache), format!("60 % of the {vm}: what the planner may assume to be cached")),
+        (
+            "effective_cache_size",
+            mb(cache),
+            format!("60 % of the {vm}: what the planner may assume to be cached"),
+        ),
         ("work_mem", mb(work), format!("per sort or hash; {connections} connections share the {vm}")),
         ("maintenance_work_mem", mb(maintenance), format!("1/16 of the {vm}, for VACUUM and CREATE INDEX")),
-        ("max_connections", connections.to_string(), "by profile; standbys must not have fewer than the primary".into()),
+        (
+            "max_connections",
+            connections.to_string(),
+            "by profile; standbys must not have fewer than the primary".into(),
+        ),
         ("max_wal_size", mb(max_wal), format!("1/8 of the {disk} disk between checkpoints")),
-        ("max_slot_wal_keep_size", mb(slot_wal), format!("1/4 of the {disk} disk: a lost standby must not fill it")),
-        ("wal_buffers", mb(Bytes((shared.0 / 32).clamp(MIB, 16 * MIB))), "1/32 of shared_buffers, at most a WAL segment".into()),
+        (
+            "max_slot_wal_keep_size",
+            mb(slot_wal),
+            format!("1/4 of the {disk} disk: a lost standby must not fill it"),
+        ),
+        (
+            "wal_buffers",
+            mb(Bytes((shared.0 / 32).clamp(MIB, 16 * MIB))),
+            "1/32 of shared_buffers, at most a WAL segment".into(),
+        ),
         ("checkpoint_timeout", "15min".into(), "fewer full-page images than with the default of 5min".into()),
-        ("random_page_cost", "1.1".into(), "the disk is a file on the hypervisor: no seeks to speak of".into()),
+        (
+            "random_page_cost",
+            "1.1".into(),
+            "the disk is a file on the hypervisor: no seeks to speak of".into(),
+        ),
         ("huge_pages", "off".into(), "a lab VM has none reserved".into()),
-        ("max_worker_processes", (lab.vm.cpus.max(2) * 2 + 4).to_string(), "background workers, from the CPUs of the VM".into()),
-        ("max_parallel_workers_per_gather", (lab.vm.cpus / 2).to_string(), "half of the CPUs of the VM".into()),
+        (
+            "max_worker_processes",
+            (lab.vm.cpus.max(2) * 2 + 4).to_string(),
+            "background workers, from the CPUs of the VM".into(),
+        ),
+        (
+            "max_parallel_workers_per_gather",
+            (lab.vm.cpus / 2).to_string(),
+            "half of the CPUs of the VM".into(),
+        ),
     ]
 }
 
 fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
     let streams = u32::try_from(lab.hosts.len()).unwrap_or(u32::MAX).clamp(4, 64) + 6;
     let mut settings: Vec<Computed> = vec![
-        ("listen_addresses", "*".into(), "data and management network; pg_hba.conf decides who may come in".into()),
+        (
+            "listen_addresses",
+            "*".into(),
+            "data and management network; pg_hba.conf decides who may come in".into(),
+        ),
         ("port", "5432".into(), "the standard port".into()),
         ("wal_level", "replica".into(), "enough for physical standbys and point-in-time recovery".into()),
         ("hot_standby", "on".into(), "standbys answer read-only queries".into()),
@@ -156,7 +199,11 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         settings.push(("synchronous_standby_names", format!("FIRST 1 ({})", names.join(", ")), why.into()));
     }
     if let Some(upstream) = &host.follows {
-        let tls = if lab.postgres.tls { "sslmode=verify-full sslrootcert=/etc/pgprov/ca.crt" } else { "sslmode=prefer" };
+        let tls = if lab.postgres.tls {
+            "sslmode=verify-full sslrootcert=/etc/pgprov/ca.crt"
+        } else {
+            "sslmode=prefer"
+        };
         let conf = format!("/etc/postgresql/{}/main", lab.postgres.version);
         let conninfo = format!(
             "host={upstream} port=5432 user=replicator application_name={} passfile={conf}/replication.pgpass {tls} \
@@ -164,8 +211,16 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
             host.name
         );
         settings.push(("primary_conninfo", conninfo, format!("topology: this host follows {upstream}")));
-        settings.push(("primary_slot_name", slot_name(&host.name), format!("made on {upstream}; keeps the WAL we still need")));
-        settings.push(("recovery_target_timeline", "latest".into(), "follow the upstream after a failover".into()));
+        settings.push((
+            "primary_slot_name",
+            slot_name(&host.name),
+            format!("made on {upstream}; keeps the WAL we still need"),
+        ));
+        settings.push((
+            "recovery_target_timeline",
+            "latest".into(),
+            "follow the upstream after a failover".into(),
+        ));
     }
     settings
 }
@@ -185,7 +240,11 @@ fn logging(version: u32) -> Vec<Computed> {
         ("log_rotation_age", "0".into(), "one file".into()),
         ("log_rotation_size", "0".into(), "one file".into()),
         ("log_file_mode", "0640".into(), "not for everybody: statements can hold data".into()),
-        ("log_line_prefix", "%m [%p] %q%u@%d %a ".into(), "time, process, user, database, application".into()),
+        (
+            "log_line_prefix",
+            "%m [%p] %q%u@%d %a ".into(),
+            "time, process, user, database, application".into(),
+        ),
         ("log_checkpoints", "on".into(), why.into()),
         ("log_connections", "on".into(), why.into()),
         ("log_disconnections", "on".into(), why.into()),

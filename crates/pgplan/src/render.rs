@@ -231,7 +231,10 @@ impl Roles {
         };
         for role in &host.roles {
             let Some(manifest) = self.manifests.get(role) else {
-                return Err(RenderError { what: format!("host {}", host.name), cause: format!("no role `{role}`") });
+                return Err(RenderError {
+                    what: format!("host {}", host.name),
+                    cause: format!("no role `{role}`"),
+                });
             };
             let scope = Scope { tera, context: &context, lab, host: &host.name, role };
             scope.add_role(manifest, &mut rendered)?;
@@ -265,7 +268,8 @@ fn whole(message: String) -> Finding {
 fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
     let mut findings = Vec::new();
     if file != format!("{}.yaml", manifest.role) {
-        findings.push(whole(format!("role `{}` must be in a file of that name, not in {file}", manifest.role)));
+        findings
+            .push(whole(format!("role `{}` must be in a file of that name, not in {file}", manifest.role)));
     }
     for file in &manifest.files {
         match (&file.template, &file.content) {
@@ -348,7 +352,9 @@ impl Scope<'_> {
     fn file(&self, file: &role::File) -> Result<File, RenderError> {
         let path = self.path(&file.path)?;
         let body = match (&file.template, &file.content) {
-            (Some(name), _) => self.tera.render(name, self.context).map_err(|error| self.error(name, &error))?,
+            (Some(name), _) => {
+                self.tera.render(name, self.context).map_err(|error| self.error(name, &error))?
+            }
             (None, content) => self.text(content.as_deref().unwrap_or_default(), &path)?,
         };
         Ok(File {
@@ -413,9 +419,13 @@ impl Scope<'_> {
 fn header(comment: &str, lab: &str, once: bool) -> String {
     match (comment.is_empty(), once) {
         (true, _) => String::new(),
-        (false, true) => format!("{comment} Yours: pgprov made this file for lab {lab} once and never touches it again.\n"),
+        (false, true) => {
+            format!("{comment} Yours: pgprov made this file for lab {lab} once and never touches it again.\n")
+        }
         (false, false) => {
-            format!("{comment} Written by pgprov for lab {lab}. Do not edit: change the topology and run `pgprov up`.\n")
+            format!(
+                "{comment} Written by pgprov for lab {lab}. Do not edit: change the topology and run `pgprov up`.\n"
+            )
         }
     }
 }

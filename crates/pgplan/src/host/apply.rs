@@ -4,13 +4,13 @@
 //! rename each), removal, tasks, handlers, and at last the list of installed files. Each step prints one JSON line. The
 //! script may be killed at any point: the next facts see what is missing, and what was done stays done.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use serde::Deserialize;
 
 use super::{
     HostPlan, Reason,
-    facts::{INSTALLED, LOCK},
+    facts::{DUE, INSTALLED, LOCK, slug},
 };
 use crate::render::{Handler, RenderedHost, Task};
 
@@ -48,7 +48,7 @@ impl Bundle {
     /// The command that receives the tar stream on stdin and runs it.
     pub fn command() -> String {
         format!(
-            "rm -rf {STAGE} && mkdir -p -m 0700 {STAGE} && tar -x --no-same-owner -C {STAGE} && exec sh {STAGE}/apply.sh </dev/null"
+            "rm -rf {STAGE} && mkdir -p -m 0700 {STAGE} {DUE} && tar -x --no-same-owner -C {STAGE} && exec sh {STAGE}/apply.sh </dev/null"
         )
     }
 }
@@ -108,14 +108,17 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     for change in &plan.directories {
         let wanted = &rendered.directories[change.index];
         let (path, owner, group, mode) = (&wanted.path, &wanted.owner, &wanted.group, &wanted.mode);
-        let _ = writeln!(out, "install -d -o {owner} -g {group} -m {mode} {path} >log 2>&1 || fail directory {path}");
+        let _ = writeln!(
+            out,
+            "install -d -o {owner} -g {group} -m {mode} {path} >log 2>&1 || fail directory {path}"
+        );
     }
     install_files(&mut out, rendered, plan);
     for path in &plan.remove {
         let _ = writeln!(out, "rm -f {path}; say done remove {path}");
     }
     for (index, task) in rendered.tasks.iter().enumerate() {
-        out.push_str(&run_task(rendered, index, task));
+        out.push_str(&run_task(index, task));
     }
     // Every handler is looked at, not only those in the plan: a task may have found something to do meanwhile.
     for (index, handler) in rendered.handlers.iter().enumerate() {
@@ -139,7 +142,10 @@ fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     let mut options = "-o DPkg::Lock::Timeout=120".to_owned();
     if let Some(sources) = &rendered.sources {
         let _ = writeln!(out, "cat >sources.list <<'END'\n{sources}END");
-        let _ = write!(options, " -o Dir::Etc::SourceList={STAGE}/sources.list -o Dir::Etc::SourceParts=/dev/null");
+        let _ = write!(
+            options,
+            " -o Dir::Etc::SourceList={STAGE}/sources.list -o Dir::Etc::SourceParts=/dev/null"
+        );
     }
     let _ = writeln!(
         out,
@@ -170,6 +176,9 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
             );
         }
     }
+    let called: BTreeSet<&String> =
+        plan.files.iter().flat_map(|change| &rendered.files[change.index].notify).collect();
+    let _ = writeln!(out, "{}", notes(&called));
     if !contents.is_empty() {
         let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
         let rename = format!(r#"perl -ne 'chomp; rename "$_{NEW}", $_ or die "$_: $!\n"; print "$_\n"'"#);
@@ -184,34 +193,35 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
             "chown {owner}:{group} {path} 2>log && chmod {mode} {path} 2>>log || fail file {path}; say done file {path}"
         );
     }
-    for change in &plan.files {
-        let _ = writeln!(out, "{}", notes(rendered, &rendered.files[change.index].notify));
-    }
 }
 
-fn run_task(rendered: &RenderedHost, index: usize, task: &Task) -> String {
-    let notes = notes(rendered, &task.notify);
+fn run_task(index: usize, task: &Task) -> String {
+    let notes = notes(&task.notify.iter().collect());
     let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
     format!(
         "if step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
-         step {} sh -e task.{index}.run || fail task {index}\n{notes}{starts}say done task {index}; fi\n",
+         {notes}step {} sh -e task.{index}.run || fail task {index}\n{starts}say done task {index}; fi\n",
         task.seconds
     )
 }
 
+/// A unit that was just started has read everything.
 fn run_handler(rendered: &RenderedHost, index: usize, handler: &Handler) -> String {
     let unit = handler.unit.as_deref().unwrap_or("-");
-    let covered = rendered.handlers.iter().enumerate().filter(|(_, other)| handler.covers.contains(&other.name));
-    let forget: String = covered.map(|(other, _)| format!("rm -f note.{other}; ")).collect();
+    let covered = rendered.handlers.iter().filter(|other| handler.covers.contains(&other.name));
+    let done: String =
+        std::iter::once(handler).chain(covered).map(|done| format!(" {DUE}/{}", slug(&done.name))).collect();
     format!(
-        "if [ -e note.{index} ] && [ ! -e 'started.{unit}' ]; then say start handler {index}\n\
-         step {} sh -e handler.{index} || fail handler {index}\n{forget}say done handler {index}; fi\n",
+        "if [ -e {DUE}/{} ]; then\n\
+         if [ ! -e 'started.{unit}' ]; then say start handler {index}\n\
+         step {} sh -e handler.{index} || fail handler {index}\nsay done handler {index}; fi\nrm -f{done}; fi\n",
+        slug(&handler.name),
         handler.seconds
     )
 }
 
-/// Shell commands that leave a note for each handler in `names`; a note is a file, so it needs no quoting.
-fn notes(rendered: &RenderedHost, names: &[String]) -> String {
-    let called = rendered.handlers.iter().enumerate().filter(|(_, handler)| names.contains(&handler.name));
-    called.map(|(index, _)| format!(": >note.{index}; ")).collect()
+/// Shell commands that note that the handlers of those names are due. They come before what calls the handlers: between
+/// the change and the handler the script may be killed.
+fn notes(names: &BTreeSet<&String>) -> String {
+    names.iter().map(|name| format!(": >{DUE}/{}; ", slug(name))).collect()
 }

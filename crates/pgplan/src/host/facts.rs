@@ -14,6 +14,15 @@ pub const INSTALLED: &str = "/var/lib/pgprov/installed";
 /// Lock that facts and apply take, so that neither sees the other half done.
 pub const LOCK: &str = "/run/pgprov.lock";
 
+/// Where the host notes which handlers are due, by [`slug`], until they have run: a run that is killed before leaves them
+/// to the next one. In memory, because a reboot starts everything anew anyway.
+pub const DUE: &str = "/run/pgprov/due";
+
+/// The name of a handler as the name of a file.
+pub fn slug(handler: &str) -> String {
+    handler.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
 /// What a host said about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Facts {
@@ -31,6 +40,8 @@ pub struct Facts {
     pub packages: BTreeSet<String>,
     /// Indexes of the tasks whose check succeeded.
     pub done: BTreeSet<usize>,
+    /// Handlers that an earlier run called and did not come to, by [`slug`].
+    pub due: BTreeSet<String>,
 }
 
 /// Owner and permissions of a path.
@@ -70,11 +81,17 @@ pub fn script(rendered: &RenderedHost) -> String {
     let _ = writeln!(out, "echo @installed; cat {INSTALLED} 2>/dev/null");
     if !rendered.packages.is_empty() {
         let format = "-f '${Package} ${db:Status-Abbrev}\\n'";
-        let _ = writeln!(out, "echo @packages; dpkg-query -W {format} {} 2>/dev/null", rendered.packages.join(" "));
+        let _ = writeln!(
+            out,
+            "echo @packages; dpkg-query -W {format} {} 2>/dev/null",
+            rendered.packages.join(" ")
+        );
     }
+    let _ = writeln!(out, "echo @due; for file in {DUE}/*; do [ ! -e $file ] || echo ${{file##*/}}; done");
     out.push_str("echo @done\n");
     for (index, task) in rendered.tasks.iter().enumerate() {
-        let _ = writeln!(out, "(\n{}\n) >/dev/null 2>&1 </dev/null 9>&- && echo {index}", task.unless.trim_end());
+        let _ =
+            writeln!(out, "(\n{}\n) >/dev/null 2>&1 </dev/null 9>&- && echo {index}", task.unless.trim_end());
     }
     out.push_str("echo @end\n");
     out
@@ -100,7 +117,8 @@ pub fn parse(output: &str) -> Result<Facts, String> {
                 if let (Some(owner), Some(group), Some(mode), Some(path)) =
                     (words.next(), words.next(), words.next(), words.next())
                 {
-                    let stat = Stat { owner: owner.to_owned(), group: group.to_owned(), mode: mode.to_owned() };
+                    let stat =
+                        Stat { owner: owner.to_owned(), group: group.to_owned(), mode: mode.to_owned() };
                     facts.stats.insert(path.to_owned(), stat);
                 }
             }
@@ -114,6 +132,9 @@ pub fn parse(output: &str) -> Result<Facts, String> {
                 if let Some((name, "ii")) = line.trim_end().split_once(' ') {
                     facts.packages.insert(name.to_owned());
                 }
+            }
+            "due" => {
+                facts.due.insert(line.to_owned());
             }
             "done" => facts.done.extend(line.trim().parse::<usize>().ok()),
             _ => {}
