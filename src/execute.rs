@@ -135,7 +135,7 @@ fn upload(world: &World, name: &str) -> Result<(), crate::libvirt::Error> {
     let line = world.ui.line("image", world.width());
     line.now(&format!("copying {name} into the pool"));
     let mut progress = |done: u64, total: u64| {
-        line.tick(&format!("copying {name} into the pool: {} %", done * 100 / total.max(1)))
+        line.tick(&format!("copying {name} into the pool: {} %", done * 100 / total.max(1)));
     };
     world.libvirt.upload_image(name, &world.image_files, &mut progress)?;
     line.done(&format!("{name} is in the pool"));

@@ -1,5 +1,7 @@
 //! Every topology that we ship: every file and task of every host, as golden files; and that facts, plan and apply fit.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use pgplan::{
