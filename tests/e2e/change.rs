@@ -1,19 +1,145 @@
 //! A lab that stands is kept in line with its topology, with as little as is needed.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 
-use crate::suite::{MAIN, Suite};
+use crate::suite::{Lab, MAIN, PAIR, Suite, host};
+
+/// When the server started and when it last read its configuration.
+const TIMES: &str = "select pg_postmaster_start_time(), pg_conf_load_time()";
+const STARTED: &str = "select pg_postmaster_start_time()";
+const CONF: &str = "/etc/postgresql/17/main/conf.d";
 
 /// When there is nothing to do, `plan` and `up` say so and do nothing.
 pub fn second_up_changes_nothing(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&MAIN)?;
     lab.is_as_its_topology_says()?;
-    let before = lab.psql("m", "select pg_postmaster_start_time(), pg_conf_load_time()")?;
+    let before = lab.psql("m", TIMES)?;
     let again = lab.up(&lab.file)?.exits(0)?.says("0 changes")?;
     ensure!(again.stdout.lines().count() == 1, "expected one line on stdout of\n{again}");
     let json = suite.pgprov(["up", "-o", "json"]).args([&lab.file]).ok()?;
     ensure!(json.json()?["changes"] == 0, "expected `changes` to be 0 in\n{json}");
-    let after = lab.psql("m", "select pg_postmaster_start_time(), pg_conf_load_time()")?;
+    let after = lab.psql("m", TIMES)?;
     ensure!(before == after, "expected neither restart nor reload: {before} became {after}");
     Ok(())
+}
+
+/// What somebody changed by hand in our files is put right, with a reload when that is enough.
+pub fn edited_files_are_put_right(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let started = lab.psql("m", STARTED)?;
+    let wanted = lab.psql("m", "show work_mem")?;
+    let edit = format!(
+        "sed -i 's/^work_mem = .*/work_mem = 77MB/' {CONF}/10-reload.conf && chmod 0666 {CONF}/../pg_hba.conf \
+         && runuser -u postgres -- psql -XAtqc 'select pg_reload_conf()'"
+    );
+    lab.exec("m", &edit)?;
+    lab.psql_becomes("m", "show work_mem", "77MB")?;
+    let plan = suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?;
+    let plan = plan
+        .says("10-reload.conf (changed)")?
+        .says("pg_hba.conf (owner or mode)")?
+        .says("reload PostgreSQL")?;
+    ensure!(!plan.stdout.contains("restart"), "expected no restart in\n{plan}");
+    lab.up(&lab.file)?.exits(0)?.says("2 changes")?;
+    lab.psql_becomes("m", "show work_mem", &wanted)?;
+    let mode = lab.exec("m", &format!("stat -c %a {CONF}/../pg_hba.conf"))?;
+    ensure!(mode == "640", "expected mode 640 of pg_hba.conf, it has {mode}");
+    let same = lab.psql("m", STARTED)?;
+    ensure!(same == started, "expected no restart: the server ran since {started}, now since {same}");
+    lab.is_as_its_topology_says()
+}
+
+/// The file for settings of one's own is never touched, and what is in it wins.
+pub fn user_file_is_left_alone(suite: &Suite) -> Result<()> {
+    const RELOAD: &str = "runuser -u postgres -- psql -XAtqc 'select pg_reload_conf()'";
+    let lab = suite.lab(&MAIN)?;
+    let file = format!("{CONF}/90-user.conf");
+    lab.exec("s", &format!("cp -p {file} /root/ && echo 'work_mem = 33MB' >>{file} && {RELOAD}"))?;
+    let seen = user_file_wins(&lab, &file);
+    lab.exec("s", &format!("mv /root/90-user.conf {file} && {RELOAD}"))?;
+    seen
+}
+
+fn user_file_wins(lab: &Lab, file: &str) -> Result<()> {
+    let text = lab.exec("s", &format!("cat {file}"))?;
+    lab.is_as_its_topology_says()?;
+    lab.up(&lab.file)?.exits(0)?.says("0 changes")?;
+    let after = lab.exec("s", &format!("cat {file}"))?;
+    ensure!(after == text, "expected the file as it was:\n{text}\nit is now\n{after}");
+    lab.psql_becomes("s", "show work_mem", "33MB")
+}
+
+/// The topology of the main lab with one more PostgreSQL setting.
+fn with_setting(suite: &Suite, name: &str, setting: &str) -> Result<PathBuf> {
+    let text = suite.repository_file("topologies/lab.yaml")?;
+    let edited = text.replace("  settings:\n", &format!("  settings:\n    {setting}\n"));
+    ensure!(edited != text, "expected `settings:` in topologies/lab.yaml");
+    suite.file(name, &edited)
+}
+
+/// A setting that a reload applies is applied by a reload, on all servers.
+pub fn setting_is_reloaded(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let file = with_setting(suite, "work_mem.yaml", "work_mem: 12MB")?;
+    let started = [lab.psql("m", STARTED)?, lab.psql("s", STARTED)?];
+    let up = lab.up(&file)?.exits(0)?.says("2 changes")?;
+    ensure!(up.stderr.contains("reload PostgreSQL"), "expected a reload in\n{up}");
+    ensure!(!up.stderr.contains("restart PostgreSQL"), "expected no restart in\n{up}");
+    lab.psql_becomes("m", "show work_mem", "12MB")?;
+    lab.psql_becomes("s", "show work_mem", "12MB")?;
+    let same = [lab.psql("m", STARTED)?, lab.psql("s", STARTED)?];
+    ensure!(same == started, "expected no restart: the servers ran since {started:?}, now since {same:?}");
+    lab.up(&lab.file)?.exits(0).map(drop)
+}
+
+/// A setting that needs a restart restarts the servers, and replication goes on.
+pub fn setting_is_restarted(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let file = with_setting(suite, "shared_buffers.yaml", "shared_buffers: 80MB")?;
+    let started = lab.psql("m", STARTED)?;
+    suite.pgprov(["plan"]).args([&file]).run()?.exits(4)?.says("m: restart PostgreSQL")?;
+    lab.up(&file)?.exits(0)?;
+    lab.psql_becomes("m", "show shared_buffers", "80MB")?;
+    lab.psql_becomes("s", "show shared_buffers", "80MB")?;
+    let now = lab.psql("m", STARTED)?;
+    ensure!(now != started, "expected a restart: the server still runs since {started}");
+    lab.up(&lab.file)?.exits(0)?;
+    lab.streams("m", "s", "after restarts")?;
+    lab.is_as_its_topology_says()
+}
+
+/// A standby of the standby is added to a lab that runs, and goes again only when that is confirmed.
+pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    let text = std::fs::read_to_string(&lab.file)?;
+    let file = suite.file("cascade.yaml", &format!("{text}  far: {{ roles: [postgres], follows: s }}\n"))?;
+    let before = others(&lab)?;
+    lab.up(&file)?.exits(0)?;
+    lab.streams("m", "far", "down the cascade")?;
+    let sender = lab.psql("s", "select application_name || ' ' || state from pg_stat_replication")?;
+    ensure!(sender == "far streaming", "expected far to stream from s, s says {sender:?}");
+    let sync = lab.status()?;
+    ensure!(host(&sync, "far")?["follows"] == "s", "expected far to follow s in {sync:#}");
+    let now = others(&lab)?;
+    ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
+
+    let refused = lab.up(&lab.file)?.exits(2)?.says("destroy far and its disk")?.says("--yes")?;
+    ensure!(
+        lab.psql("far", "select pg_is_in_recovery()")? == "t",
+        "expected far to be left alone by\n{refused}"
+    );
+    suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).ok()?;
+    let left: Vec<String> = suite.everything()?.into_iter().filter(|name| name.contains("far")).collect();
+    ensure!(left.is_empty(), "expected nothing of far, found {left:?}");
+    let now = others(&lab)?;
+    ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
+    lab.is_as_its_topology_says()
+}
+
+/// What shows that m and s were neither restarted nor rebooted.
+fn others(lab: &Lab) -> Result<[String; 4]> {
+    let boot = |host: &str| lab.exec(host, "cat /proc/sys/kernel/random/boot_id");
+    Ok([boot("m")?, boot("s")?, lab.psql("m", STARTED)?, lab.psql("s", STARTED)?])
 }

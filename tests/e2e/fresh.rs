@@ -2,13 +2,12 @@
 
 use anyhow::{Result, ensure};
 
-use crate::suite::{MAIN, Suite, UP_LIMIT, host};
+use crate::suite::{MAIN, Suite, TWELVE, host};
 
 /// `up` makes four VMs and says how to connect.
 pub fn up_from_nothing(suite: &Suite) -> Result<()> {
     suite.pgprov(["destroy", "--yes", MAIN.name]).limit(120).ok()?;
-    let made = suite.pgprov(["up"]).args([suite.topology(&MAIN)?]).limit(UP_LIMIT).ok();
-    suite.remember(&MAIN, made.map_err(|error| format!("{error:#}")));
+    suite.forget(&MAIN);
     let made = suite.lab(&MAIN)?.made;
     for text in ["lab lab is up: ", "HOST", "Connect:\n", "psql service=lab-rw", "pgprov ssh m --lab lab"] {
         ensure!(made.stdout.contains(text), "expected {text:?} on stdout of\n{made}");
@@ -86,4 +85,19 @@ pub fn standby_is_read_only(suite: &Suite) -> Result<()> {
     let refused = lab.try_psql("s", "create table refused ()")?;
     ensure!(refused.code != Some(0), "expected a failure of\n{refused}");
     refused.says("cannot execute CREATE TABLE in a read-only transaction").map(drop)
+}
+
+/// The older release, with the PostgreSQL it has.
+pub fn debian_12(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&TWELVE)?;
+    let status = lab.status()?;
+    for name in ["m", "s"] {
+        let version = &host(&status, name)?["postgres"]["version"];
+        let expected = version.as_str().is_some_and(|version| version.starts_with("15."));
+        ensure!(expected, "expected PostgreSQL 15 on {name} in {status:#}");
+    }
+    let release = lab.exec("m", ". /etc/os-release; echo $VERSION_ID; systemctl is-system-running")?;
+    ensure!(release == "12\nrunning", "expected a running Debian 12, got {release:?}");
+    lab.streams("m", "s", "on debian-12")?;
+    lab.is_as_its_topology_says()
 }

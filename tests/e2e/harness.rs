@@ -82,7 +82,7 @@ pub fn main(cases: &[Case]) -> ExitCode {
 /// Runs them all and returns how many failed.
 fn run(suite: &Suite, cases: &[&Case]) -> usize {
     let begun = Instant::now();
-    let mut failures = Vec::new();
+    let (mut passed, mut failures) = (0, Vec::new());
     for (index, case) in cases.iter().enumerate() {
         if STOP.load(Ordering::Relaxed) {
             break;
@@ -94,7 +94,10 @@ fn run(suite: &Suite, cases: &[&Case]) -> usize {
         let result = result.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
         let seconds = started.elapsed().as_secs_f64();
         match result {
-            Ok(()) => println!("{seconds:7.1} s  ok"),
+            Ok(()) => {
+                println!("{seconds:7.1} s  ok");
+                passed += 1;
+            }
             Err(error) => {
                 println!("{seconds:7.1} s  FAILED\n{}", indented(&format!("{error:#}")));
                 failures.push(case.name);
@@ -105,7 +108,7 @@ fn run(suite: &Suite, cases: &[&Case]) -> usize {
     for name in &failures {
         println!("failed: {name}");
     }
-    println!("{} passed, {} failed", cases.len() - failures.len(), failures.len());
+    println!("{passed} passed, {} failed", failures.len());
     failures.len()
 }
 

@@ -9,11 +9,18 @@ mod command;
 mod connect;
 mod fresh;
 mod harness;
+mod identity;
+mod killed;
+mod neighbours;
+mod refused;
+mod secrets;
 mod suite;
+mod verbs;
 
 use std::process::ExitCode;
 
 use harness::Case;
+use killed::Point;
 
 /// All cases, in order: those that only look come first, those that break something last.
 const CASES: &[Case] = &[
@@ -26,7 +33,61 @@ const CASES: &[Case] = &[
     Case::new("tls-and-scram-only", connect::tls_and_scram_only),
     Case::new("psql-on-the-hypervisor", connect::psql_on_the_hypervisor),
     Case::new("program-on-the-hypervisor", connect::program_on_the_hypervisor),
+    Case::new("identities-differ", identity::identities_differ),
+    Case::new("hardware-is-the-same", identity::hardware_is_the_same),
+    Case::new("hosts-are-healthy", identity::hosts_are_healthy),
+    Case::new("clocks-are-right", identity::clocks_are_right),
+    Case::new("no-secret-in-arguments", secrets::no_secret_in_arguments),
+    Case::new("no-secret-in-definitions-and-logs", secrets::no_secret_in_definitions_and_logs),
+    Case::new("secret-files-are-private", secrets::secret_files_are_private),
+    Case::new("exec-on-all-hosts", verbs::exec_on_all_hosts),
+    Case::new("ssh-runs-commands", verbs::ssh_runs_commands),
+    Case::new("psql-passes-arguments-on", verbs::psql_passes_arguments_on),
+    Case::new("logs-of-a-host", verbs::logs_of_a_host),
+    Case::new("ssh-config-for-plain-ssh", verbs::ssh_config_for_plain_ssh),
+    Case::new("graph-of-the-lab", verbs::graph_of_the_lab),
+    Case::new("image-in-use-is-not-removed", refused::image_in_use_is_not_removed),
+    Case::new("too-little-memory-is-refused", refused::too_little_memory_is_refused),
+    Case::new("overlapping-subnet-is-refused", neighbours::overlapping_subnet_is_refused),
     Case::new("second-up-changes-nothing", change::second_up_changes_nothing),
+    Case::new("edited-files-are-put-right", change::edited_files_are_put_right),
+    Case::new("user-file-is-left-alone", change::user_file_is_left_alone),
+    Case::new("setting-is-reloaded", change::setting_is_reloaded),
+    Case::new("setting-is-restarted", change::setting_is_restarted),
+    Case::new("suspend-and-resume", verbs::suspend_and_resume),
+    Case::new("swapped-host-is-noticed", identity::swapped_host_is_noticed),
+    Case::new("two-labs-side-by-side", neighbours::two_labs_side_by_side),
+    Case::new("cascaded-standby-comes-and-goes", change::cascaded_standby_comes_and_goes),
+    Case::new("one-of-two-labs-is-destroyed", neighbours::one_of_two_labs_is_destroyed),
+    Case::new("strangers-are-left-alone", neighbours::strangers_are_left_alone),
+    Case::new("boot-timeout-names-what-it-waited-for", refused::boot_timeout_names_what_it_waited_for),
+    Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
+    Case::new("killed-while-applying-a-setting", killed::while_applying_a_setting),
+    Case::new("killed-while-restarting", killed::while_restarting),
+    Case::new("killed-destroy", killed::destroy),
+    Case::new("killed-while-copying-the-image", killed::while_copying_the_image),
+    Case::new("killed-with-secrets-only", |suite| killed::at(suite, &Point::State("secrets.json"))),
+    Case::new("killed-with-a-network-only", |suite| {
+        killed::at(suite, &Point::Definition("networks/pgprov-pair-data.xml"))
+    }),
+    Case::new("killed-with-a-vm-defined", |suite| killed::at(suite, &Point::Definition("pair-m.xml"))),
+    Case::new("killed-while-booting", |suite| killed::at(suite, &Point::Said("s booting", 4000))),
+    Case::new("killed-while-a-host-waits", |suite| {
+        killed::at(suite, &Point::Said("s waiting for its turn", 0))
+    }),
+    Case::new("killed-while-installing-files", |suite| killed::at(suite, &Point::Said("m applying", 400))),
+    Case::new("killed-while-making-the-data-directory", |suite| {
+        killed::at(suite, &Point::Said("m make the data directory", 2000))
+    }),
+    Case::new("killed-while-making-databases", |suite| killed::at(suite, &Point::Said("m bring roles", 0))),
+    Case::new("killed-while-copying-the-primary", |suite| {
+        killed::at(suite, &Point::Said("s copy the data directory", 2500))
+    }),
+    Case::new("killed-while-starting-the-standby", |suite| {
+        killed::at(suite, &Point::Said("s start PostgreSQL", 500))
+    }),
+    Case::new("unused-image-is-removed", refused::unused_image_is_removed),
+    Case::new("debian-12", fresh::debian_12),
 ];
 
 fn main() -> ExitCode {

@@ -9,10 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::command::{Output, Program};
+use crate::{
+    command::{Output, Program},
+    secrets::{WATCH_INSIDE, Watch},
+};
 
 /// Seconds that an `up` may take here: CI machines emulate their VMs on two cores.
 pub const UP_LIMIT: u64 = 400;
@@ -36,6 +39,33 @@ pub enum Topology {
 /// The lab of the README: primary, synchronous standby, arbiter, client.
 pub const MAIN: Spec = Spec { name: "lab", topology: Topology::File("topologies/lab.yaml") };
 
+/// A small lab, for what breaks or destroys: primary and standby.
+pub const PAIR: Spec = Spec {
+    name: "pair",
+    topology: Topology::Text(
+        "lab: pair
+postgres:
+  databases: [{ name: app, owner: app }]
+hosts:
+  m: { roles: [postgres] }
+  s: { roles: [postgres], follows: m }
+",
+    ),
+};
+
+/// A pair on the older release, with its PostgreSQL.
+pub const TWELVE: Spec = Spec {
+    name: "twelve",
+    topology: Topology::Text(
+        "lab: twelve
+image: debian-12
+hosts:
+  m: { roles: [postgres] }
+  s: { roles: [postgres], follows: m }
+",
+    ),
+};
+
 /// Everything that cases share.
 pub struct Suite {
     dir: PathBuf,
@@ -44,8 +74,10 @@ pub struct Suite {
     pgprov: PathBuf,
     sandbox: PathBuf,
     pool: PathBuf,
-    /// Labs that were brought up in this run: what `up` wrote, or why it failed.
-    labs: RefCell<BTreeMap<&'static str, Result<Output, String>>>,
+    /// Labs that were brought up in this run: what `up` wrote, or nothing when it failed.
+    labs: RefCell<BTreeMap<&'static str, Option<Output>>>,
+    /// Arguments of the processes of this machine while the main lab was made.
+    arguments: RefCell<Option<String>>,
 }
 
 /// A lab that is up.
@@ -72,16 +104,25 @@ impl Suite {
         let sandbox = sandbox.context("runs only inside `scripts/sandbox`: use `make test-e2e`")?;
         let pool =
             PathBuf::from(env::var_os("SANDBOX_POOL").context("SANDBOX_POOL is not set")?).join("pgprov");
-        let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let repository = env::current_dir()?;
         let pgprov =
-            env::var_os("PGPROV").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_pgprov")), PathBuf::from);
+            PathBuf::from(env::var_os("PGPROV").context("PGPROV does not name the program to test")?);
         ensure!(pgprov.is_file(), "there is no program {}; `make build` makes it", pgprov.display());
         let (dir, keep) = match env::var_os("PGPROV_E2E_KEEP") {
             Some(dir) => (PathBuf::from(dir), true),
             None => (env::temp_dir().join(format!("pgprov-e2e-{}", std::process::id())), false),
         };
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self { dir, keep, repository, pgprov, sandbox, pool, labs: RefCell::default() })
+        Ok(Self {
+            dir,
+            keep,
+            repository,
+            pgprov,
+            sandbox,
+            pool,
+            labs: RefCell::default(),
+            arguments: RefCell::default(),
+        })
     }
 
     /// A line on what is tested where.
@@ -143,6 +184,13 @@ impl Suite {
         Ok(path)
     }
 
+    /// Makes a folder in the suite's folder.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
     /// The text of a file of the repository.
     pub fn repository_file(&self, name: &str) -> Result<String> {
         fs::read_to_string(self.repository.join(name)).with_context(|| format!("cannot read {name}"))
@@ -161,21 +209,41 @@ impl Suite {
     /// # Errors
     /// It did not come up, now or for an earlier case.
     pub fn lab(&self, spec: &Spec) -> Result<Lab<'_>> {
-        let file = self.topology(spec)?;
-        if !self.labs.borrow().contains_key(spec.name) {
-            let made = self.pgprov(["up", "--yes"]).args([&file]).limit(UP_LIMIT).ok();
-            self.remember(spec, made.map_err(|error| format!("{error:#}")));
-        }
-        match self.labs.borrow().get(spec.name) {
-            Some(Ok(made)) => Ok(Lab { suite: self, name: spec.name, file, made: made.clone() }),
-            Some(Err(error)) => Err(anyhow!("expected lab {} to be up, but\n{error}", spec.name)),
-            None => bail!("lab {} is not known", spec.name),
+        let made = self.labs.borrow().get(spec.name).cloned();
+        match made {
+            None => self.made(spec, self.watched_up(spec)),
+            Some(Some(made)) => Ok(Lab { suite: self, name: spec.name, file: self.topology(spec)?, made }),
+            Some(None) => bail!("lab {} is not up: see the case that needed it first", spec.name),
         }
     }
 
     /// Keeps how bringing a lab up went, for the cases that need it.
-    pub fn remember(&self, spec: &Spec, made: Result<Output, String>) {
-        self.labs.borrow_mut().insert(spec.name, made);
+    ///
+    /// # Errors
+    /// It did not come up.
+    pub fn made(&self, spec: &Spec, made: Result<Output>) -> Result<Lab<'_>> {
+        self.labs.borrow_mut().insert(spec.name, made.as_ref().ok().cloned());
+        let made = made.with_context(|| format!("expected lab {} to be up", spec.name))?;
+        Ok(Lab { suite: self, name: spec.name, file: self.topology(spec)?, made })
+    }
+
+    /// Brings a lab up. While it is the main one, the arguments of all processes are watched, here and on its host m.
+    fn watched_up(&self, spec: &Spec) -> Result<Output> {
+        let watch = Watch::start();
+        let mut up = self.pgprov(["up", "--yes"]).args([self.topology(spec)?]).limit(UP_LIMIT).start()?;
+        if spec.name == MAIN.name && up.wait_until(|up| up.stderr().contains("m applying"))? {
+            self.pgprov(["exec", "--lab", spec.name, "--host", "m", "--", WATCH_INSIDE]).ok()?;
+        }
+        let made = up.wait()?.exits(0);
+        if spec.name == MAIN.name {
+            self.arguments.replace(Some(watch.seen()));
+        }
+        made
+    }
+
+    /// The arguments of all processes that ran while the main lab was made, one process a line.
+    pub fn arguments_seen(&self) -> Result<String> {
+        self.arguments.borrow().clone().context("the main lab was not made by this run")
     }
 
     /// A lab that a case destroyed: who needs it makes it again.
@@ -199,6 +267,22 @@ impl Suite {
             all.extend(names.map(|name| format!("volume {pool}/{name}")));
         }
         Ok(all)
+    }
+
+    /// The names of all files that libvirtd keeps for good: definitions, leases, saved memory, volumes of our pool.
+    pub fn files_of_libvirt(&self) -> Result<Vec<String>> {
+        let mut files = Vec::new();
+        let mut folders = vec![self.sandbox.join("etc"), self.sandbox.join("lib"), self.pool.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).into_iter().flatten() {
+                let path = entry?.path();
+                if path.is_dir() && !path.is_symlink() {
+                    folders.push(path.clone());
+                }
+                files.push(path.display().to_string());
+            }
+        }
+        Ok(files)
     }
 
     fn names<const N: usize>(&self, args: [&str; N]) -> Result<Vec<String>> {
