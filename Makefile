@@ -33,11 +33,12 @@ lint:
 test-fast:
 	$(CARGO) test --workspace --locked
 
-# VMs, their networks and a libvirtd exist only inside a network namespace, which goes with everything in it. The image
-# is built before, outside: there is no internet in there.
+# VMs, their networks and a libvirtd exist only inside a network namespace, which goes with everything in it. The images
+# are built before, outside: there is no internet in there.
 test-e2e: setup-test
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
+	target/debug/pgprov image build debian-12
 	scripts/sandbox e2e -- scripts/e2e $(ARGS)
 
 bench: build image
