@@ -204,7 +204,8 @@ impl BootImage {
         let path = |part: ImagePart| format!("{pool_path}/{}", part.volume(name));
         let (format, direct) = match image {
             Image::Built { .. } => (DiskFormat::Qcow2, true),
-            Image::Stock(stock) => (stock.format, false),
+            // Downloads are kept as qcow2, whatever they were.
+            Image::Stock(_) => (DiskFormat::Qcow2, false),
         };
         Self {
             name: name.to_owned(),

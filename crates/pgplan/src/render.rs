@@ -430,13 +430,13 @@ fn header(comment: &str, lab: &str, once: bool) -> String {
     }
 }
 
-/// The mirror of a lab is the user's choice; it need not be signed by Debian's key (`apt-mirror`, a folder of packages).
+/// One suite of the mirror; apt in the guest checks its signature as ever.
 fn sources(mirror: &str, release: Release) -> String {
     let suite = match release {
         Release::Debian12 => "bookworm",
         Release::Debian13 => "trixie",
     };
-    format!("deb [trusted=yes] {mirror} {suite} main\n")
+    format!("deb {mirror} {suite} main\n")
 }
 
 fn hosts_lines(lab: &Lab) -> String {
