@@ -20,7 +20,7 @@ use pgplan::{
     },
     lab::Lab,
     machine::{self, BootImage, Hypervisor, ImagePart},
-    plan::{Plan, Step},
+    plan::{Plan, Step, Wanted},
     render::RenderedHost,
     size::Bytes,
 };
@@ -143,6 +143,17 @@ fn upload(world: &World, name: &str) -> Result<(), crate::libvirt::Error> {
 }
 
 impl World {
+    /// What the lab should be, for the planner.
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            lab: &self.lab,
+            hypervisor: &self.hypervisor,
+            image: &self.image,
+            ssh_public_key: &self.ssh_public_key,
+            hosts: &self.hosts,
+        }
+    }
+
     /// Width of the names of hosts on the terminal.
     pub fn width(&self) -> usize {
         self.hosts.iter().map(|host| host.host.len()).chain([8]).max().unwrap_or(8)

@@ -13,7 +13,7 @@ use pgplan::{
     lab::{self, Lab},
     machine::{Accel, BootImage, POOL_PATH},
     observed::{DomainState, Infra},
-    plan::{self, Plan, Step, Wanted},
+    plan::{self, Plan, Step},
     render::RenderedHost,
     secrets::{Credential, HostCertificate, Secrets},
 };
@@ -247,26 +247,14 @@ impl Draft {
             .filter_map(|(host, disk)| Some((host.clone(), disk.image.clone()?)))
             .collect();
         let world = &self.world;
-        let wanted = Wanted {
-            lab: &world.lab,
-            hypervisor: &world.hypervisor,
-            image: &world.image,
-            ssh_public_key: &world.ssh_public_key,
-            hosts: &world.hosts,
-        };
+        let wanted = world.wanted();
         self.plan = plan::plan(&wanted, &self.infra, &facts);
     }
 
     /// Refuses what cannot work, and asks for consent to what interrupts.
     fn admit(&self, ui: &Ui, yes: bool) -> Result {
         let world = &self.world;
-        let wanted = Wanted {
-            lab: &world.lab,
-            hypervisor: &world.hypervisor,
-            image: &world.image,
-            ssh_public_key: &world.ssh_public_key,
-            hosts: &world.hosts,
-        };
+        let wanted = world.wanted();
         let shortages = plan::shortages(&self.plan, &wanted, &self.infra, world.image_size);
         if !shortages.is_empty() {
             let rows: Vec<Vec<String>> = shortages
