@@ -130,9 +130,13 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
         lab.psql("far", "select pg_is_in_recovery()")? == "t",
         "expected far to be left alone by\n{refused}"
     );
+    lab.psql("s", "select pg_create_physical_replication_slot('mine')")?;
     suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).ok()?;
     let left: Vec<String> = suite.everything()?.into_iter().filter(|name| name.contains("far")).collect();
     ensure!(left.is_empty(), "expected nothing of far, found {left:?}");
+    let slots = lab.psql("s", "select string_agg(slot_name, ',') from pg_replication_slots")?;
+    ensure!(slots == "mine", "expected s to have no slot but the one that is not ours, it has {slots}");
+    lab.psql("s", "select pg_drop_replication_slot('mine')")?;
     let now = others(&lab)?;
     ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
     lab.is_as_its_topology_says()

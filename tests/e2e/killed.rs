@@ -76,7 +76,7 @@ fn healthy(lab: &Lab) -> Result<()> {
     }
     let slots =
         lab.psql("m", "select string_agg(slot_name || ' ' || active, ',') from pg_replication_slots")?;
-    ensure!(slots == "s true", "expected one slot, that of s, in use; got {slots:?}");
+    ensure!(slots == "pgprov_s true", "expected one slot, that of s, in use; got {slots:?}");
     Ok(())
 }
 

@@ -174,7 +174,7 @@ fn a_lab_whose_hosts_are_gone() {
         n1[("s · postgres<br/>✕ missing<br/>postgres<br/>data 10.103.4.160<br/>mgmt 10.103.5.160")]:::bad
         n2["client · client<br/>✕ missing<br/>client<br/>data 10.103.4.146<br/>mgmt 10.103.5.146"]:::bad
       end
-      n0 --x|"asynchronous<br/>✕ not streaming<br/>slot s"| n1
+      n0 --x|"asynchronous<br/>✕ not streaming<br/>slot pgprov_s"| n1
       classDef primary stroke-width:4px
       classDef good stroke-width:1.5px
       classDef bad stroke-width:2px,stroke-dasharray:6 4

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use crate::{
-    catalogue,
+    catalogue, digest,
     lab::{Host, Lab},
     size::{Bytes, MIB},
     topology::Profile,
@@ -68,9 +68,20 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
     }
 }
 
-/// Name of the physical replication slot that `host` streams from.
+/// How the names of all our replication slots begin: slots of other names are somebody else's and never touched.
+pub const SLOT_PREFIX: &str = "pgprov_";
+/// PostgreSQL refuses longer names of slots.
+const SLOT_NAME_MAX: usize = 63;
+
+/// Name of the physical replication slot that `host` streams from: [`SLOT_PREFIX`] and the host's name, which is cut and
+/// told from its like by a hash when it is too long.
 pub fn slot_name(host: &str) -> String {
-    host.replace('-', "_")
+    let name = format!("{SLOT_PREFIX}{}", host.replace('-', "_"));
+    if name.len() <= SLOT_NAME_MAX {
+        return name;
+    }
+    let hash = &digest::hex(host.as_bytes())[..8];
+    format!("{}_{hash}", &name[..SLOT_NAME_MAX - 9])
 }
 
 /// Computed settings, then the topology's, then the host's: a later one replaces an earlier one.
@@ -276,4 +287,21 @@ fn mb(bytes: Bytes) -> String {
 /// A value as postgresql.conf wants it: always quoted, so that no value can end the line or start a comment.
 fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_ours_by_their_names_which_postgresql_accepts() {
+        assert_eq!(slot_name("far-away"), "pgprov_far_away");
+        let long = "a".repeat(63);
+        let other = format!("{}b", &long[..62]);
+        for host in [&long, &other] {
+            let name = slot_name(host);
+            assert!(name.starts_with(SLOT_PREFIX) && name.len() == 63, "{name}");
+        }
+        assert_ne!(slot_name(&long), slot_name(&other));
+    }
 }

@@ -6,7 +6,8 @@
 //! - `pg`: the [`Server`](crate::profile::Server) of that host: version, paths, computed settings;
 //! - `users`: passwords and verifiers of the database roles, by name; `ca_certificate`; `tls.certificate`, `tls.key`;
 //! - `postgres_hosts`: names of the hosts that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
-//! - `slot`: the replication slot this host streams from; `slots`: those it keeps for its standbys.
+//! - `slot`: the replication slot this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
+//!   that it does not drop, `slot_prefix`: how the names of all of them begin.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,11 +20,11 @@ use tera::{Context, Tera};
 use crate::{
     finding::{Finding, Span},
     lab::{Host, Lab, POSTGRES_ROLE},
-    profile::{self, slot_name},
+    profile::{self, SLOT_PREFIX, slot_name},
     role::{self, Manifest},
     schema,
     secrets::Secrets,
-    topology::{Image, Release, RoleAttribute},
+    topology::{FailoverEngine, Image, Release, RoleAttribute},
     yaml::Limits,
 };
 
@@ -207,6 +208,7 @@ impl Roles {
         globals.insert("primary", &lab.primary());
         let servers: Vec<&str> = lab.with_role(POSTGRES_ROLE).map(|host| host.name.as_str()).collect();
         globals.insert("postgres_hosts", &servers);
+        globals.insert("slot_prefix", SLOT_PREFIX);
         globals.insert("role_attributes", &RoleAttribute::ALL);
         lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect()
     }
@@ -224,6 +226,7 @@ impl Roles {
         context.insert("tls", &secrets.hosts.get(&host.name));
         context.insert("slot", &slot_name(&host.name));
         context.insert("slots", &host.followers.iter().map(|name| slot_name(name)).collect::<Vec<_>>());
+        context.insert("kept_slots", &kept_slots(lab, host));
         let mut rendered = RenderedHost { host: host.name.clone(), ..RenderedHost::default() };
         rendered.sources = match &lab.image {
             Image::Stock(stock) => stock.mirror.as_deref().map(|mirror| sources(mirror, stock.release)),
@@ -428,6 +431,14 @@ fn header(comment: &str, lab: &str, once: bool) -> String {
             )
         }
     }
+}
+
+/// The slots of ours that a server may have. Where an engine moves standbys about, any server may follow any other.
+fn kept_slots(lab: &Lab, host: &Host) -> Vec<String> {
+    let moves = lab.failover.engine != FailoverEngine::None;
+    let may_follow =
+        |other: &&Host| other.name != host.name && (moves || host.followers.contains(&other.name));
+    lab.with_role(POSTGRES_ROLE).filter(may_follow).map(|other| slot_name(&other.name)).collect()
 }
 
 /// One suite of the mirror; apt in the guest checks its signature as ever.
