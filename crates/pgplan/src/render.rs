@@ -5,6 +5,7 @@
 //! - `host`: the [`Host`](crate::lab::Host) they are rendered for; `primary`: the one that starts as primary;
 //! - `pg`: the [`Server`](crate::profile::Server) of that host: version, paths, computed settings;
 //! - `users`: passwords and verifiers of the database roles, by name; `ca_certificate`; `tls.certificate`, `tls.key`;
+//! - `stock_image`: whether packages are installed at `up`, because the image is not ours;
 //! - `postgres_hosts`: names of the hosts that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
 //! - `slot`: the replication slot this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
@@ -98,6 +99,8 @@ pub struct File {
     pub once: bool,
     /// Masked when shown.
     pub secret: bool,
+    /// Installed before packages as well.
+    pub before_packages: bool,
     /// Script that accepts `$1`.
     pub validate: Option<String>,
     /// Handlers.
@@ -209,6 +212,7 @@ impl Roles {
         let servers: Vec<&str> = lab.with_role(POSTGRES_ROLE).map(|host| host.name.as_str()).collect();
         globals.insert("postgres_hosts", &servers);
         globals.insert("slot_prefix", SLOT_PREFIX);
+        globals.insert("stock_image", &matches!(lab.image, Image::Stock(_)));
         globals.insert("role_attributes", &RoleAttribute::ALL);
         lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect()
     }
@@ -282,6 +286,10 @@ fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
             }
             (None, Some(_)) => {}
             _ => findings.push(whole(format!("{}: give exactly one of template and content", file.path))),
+        }
+        if file.before_packages && file.validate.is_some() {
+            findings
+                .push(whole(format!("{}: before packages are installed nothing can validate it", file.path)));
         }
     }
     let handlers: BTreeSet<&str> = manifest.handlers.iter().map(|handler| handler.name.as_str()).collect();
@@ -367,6 +375,7 @@ impl Scope<'_> {
             mode: file.mode.clone(),
             once: file.once,
             secret: file.secret,
+            before_packages: file.before_packages,
             validate: file.validate.as_deref().map(|script| self.text(script, &path)).transpose()?,
             notify: file.notify.clone(),
             path,

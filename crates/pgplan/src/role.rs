@@ -95,6 +95,10 @@ pub struct File {
     /// How a comment starts in this kind of file, for the header; empty for files that cannot carry one.
     #[serde(default = "hash")]
     pub comment: String,
+    /// Installed already before packages are, as well: something that they read when they are installed. Its owner has to
+    /// exist by then.
+    #[serde(default)]
+    pub before_packages: bool,
     /// Shell command (template) that accepts or refuses the candidate, whose path is `$1`; non-zero = nothing is replaced.
     pub validate: Option<String>,
     /// Handlers to run when the file changes.

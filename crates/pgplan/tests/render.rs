@@ -149,3 +149,37 @@ fn a_host_that_has_everything_has_nothing_to_do() {
     }
     assert!(facts::parse("@boot\nb\nm\n@stats\n").is_err(), "an answer that was cut short is no answer");
 }
+
+/// A lab of hosts from a stock image.
+fn stock(more: &str) -> Lab {
+    let text = format!(
+        "lab: stock\nimage: {{ url: 'https://mirror.example/disk.qcow2', sha256: {}{more} }}\nhosts: {{ m: {{ roles: [postgres] }} }}\n",
+        "a".repeat(64)
+    );
+    let (topology, findings) = schema::load::<Topology>(&text, Limits::default()).finish();
+    lab::derive(&topology.unwrap_or_else(|| panic!("{findings:#?}")), &Pins::new())
+}
+
+/// The script that makes a fresh host what it should be.
+fn apply_script(roles: &Roles, lab: &Lab) -> String {
+    let host = roles.render(lab, &masked(lab)).unwrap().remove(0);
+    let bundle = apply::bundle(&host, &HostPlan::new(&host, None));
+    bundle.scripts.into_iter().find(|(name, _)| name == "apply.sh").unwrap().1
+}
+
+#[test]
+fn what_packages_read_is_there_before_they_are_installed() {
+    let script = apply_script(&roles(), &stock(""));
+    let place = |text: &str| script.find(text).unwrap_or_else(|| panic!("no {text} in\n{script}"));
+    assert!(place("etc/postgresql-common/createcluster.conf.pgprov-new") < place("apt-get"), "{script}");
+}
+
+#[test]
+fn the_engine_knows_no_package() {
+    let mut sources = Sources::default();
+    sources.roles.insert("base.yaml".into(), "role: base\nsummary: Nothing.\n".into());
+    let manifest = "role: postgres\nsummary: Packages only.\npackages: { debian-13: [hello] }\n";
+    sources.roles.insert("postgres.yaml".into(), manifest.into());
+    let script = apply_script(&Roles::parse(&sources).unwrap(), &stock(""));
+    assert!(script.contains(" hello ") && !script.contains("postgres"), "{script}");
+}

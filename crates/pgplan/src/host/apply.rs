@@ -1,6 +1,6 @@
 //! The script that changes a host, and what it reports.
 //!
-//! Order: packages, directories, validation of every candidate file, installation (first beside the target, then one
+//! Order: packages (and before them the files that they read), directories, validation of every candidate file, installation (first beside the target, then one
 //! rename each), removal, tasks, handlers, and at last the list of installed files. Each step prints one JSON line. The
 //! script may be killed at any point: the next facts see what is missing, and what was done stays done.
 
@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt::Write as _};
 use serde::Deserialize;
 
 use super::{
-    HostPlan, Reason,
+    Change, HostPlan, Reason,
     facts::{DUE, INSTALLED, LOCK, slug},
 };
 use crate::render::{Handler, RenderedHost, Task};
@@ -134,12 +134,23 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     out
 }
 
+/// dpkg keeps our file where a package brings one of the same name.
 fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     if plan.packages.is_empty() {
         return;
     }
+    let early = |change: &&Change| {
+        change.reason != Reason::Attributes && rendered.files[change.index].before_packages
+    };
+    for Change { what: path, .. } in plan.files.iter().filter(early) {
+        let member = format!("{}{NEW}", path.trim_start_matches('/'));
+        let _ = writeln!(
+            out,
+            "tar -x -p --same-owner -C / -f files.tar {member} 2>log && mv {path}{NEW} {path} 2>>log || fail file {path}"
+        );
+    }
     let list = plan.packages.join(" ");
-    let mut options = "-o DPkg::Lock::Timeout=120".to_owned();
+    let mut options = "-o DPkg::Lock::Timeout=120 -o DPkg::Options::=--force-confold".to_owned();
     if let Some(sources) = &rendered.sources {
         let _ = writeln!(out, "cat >sources.list <<'END'\n{sources}END");
         let _ = write!(
@@ -151,7 +162,6 @@ fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
         out,
         "say start packages '{list}'\n\
          export DEBIAN_FRONTEND=noninteractive\n\
-         mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf\n\
          step 300 apt-get {options} update || fail packages update\n\
          step 1200 apt-get {options} install -y --no-install-recommends {list} || fail packages install\n\
          say done packages ''"
