@@ -136,6 +136,9 @@ pub struct Up {
     /// Do what interrupts or destroys hosts without asking
     #[arg(short, long)]
     pub yes: bool,
+    /// Boot new hosts, instead of copying them from a machine that was booted once and saved
+    #[arg(long)]
+    pub boot: bool,
     /// Seconds that one host may take to boot and answer
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     pub boot_timeout: u64,

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -18,17 +18,19 @@ use pgplan::{
         Facts, HostPlan,
         apply::{self, Bundle, Event},
     },
-    lab::Lab,
-    machine::{self, BootImage, Hypervisor, ImagePart},
+    lab::{Host, Lab, disk_name},
+    machine::{self, BootImage, Hypervisor, ImagePart, SnapshotPart, Template},
     plan::{Plan, Step, Wanted},
     render::RenderedHost,
     size::Bytes,
+    topology::DiskFormat,
 };
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
     libvirt::Libvirt,
     observe::{self, Answer},
+    snapshot::{self, Copier},
     ssh::{self, Session, Target},
     ui::{Line, Ui},
 };
@@ -48,6 +50,14 @@ pub struct World {
     pub lab: Lab,
     /// What new hosts boot.
     pub image: BootImage,
+    /// What new hosts are copied from instead of booting, when they can be.
+    pub template: Option<Template>,
+    /// Why hosts boot although they were to be copied, once that is known.
+    pub boot_reason: OnceLock<String>,
+    /// Hosts take turns while they are copied.
+    pub copying: Mutex<()>,
+    /// Folder of the state of all labs.
+    pub state_root: PathBuf,
     /// Size of that image in the pool.
     pub image_size: Bytes,
     /// The parts of that image on this machine, when it may have to be copied to the pool.
@@ -63,6 +73,9 @@ pub struct World {
     /// How many hosts may boot, or be configured without waiting, at the same time: an emulated host takes a core.
     pub boots: usize,
 }
+
+/// The image under the disk of each host that has one, and the layer on top of it.
+pub type MadeFrom = BTreeMap<String, (String, u32)>;
 
 /// What one host cost.
 #[derive(Clone, Debug)]
@@ -96,7 +109,7 @@ struct NoAnswer(String);
 ///
 /// # Errors
 /// What libvirt said, with the step.
-pub fn step(world: &World, step: &Step, made_from: &BTreeMap<String, String>) -> anyhow::Result<()> {
+pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<()> {
     let World { libvirt, lab, hypervisor, .. } = world;
     let network = |kind: &str| if kind == "data" { &lab.data } else { &lab.mgmt };
     let host = |name: &str| lab.host(name).with_context(|| format!("the lab has no host {name}"));
@@ -117,18 +130,68 @@ pub fn step(world: &World, step: &Step, made_from: &BTreeMap<String, String>) ->
         Step::CreateDisk { host } => {
             // The new host makes a key of its own; the pinned one is that of a host that is gone.
             ssh::forget(&world.targets[host].known_hosts, host)?;
-            libvirt.create_disk(name, host, &machine::overlay_volume(name, host, lab.vm.disk, &world.image))
+            let (volume, (backing, format)) = (disk_name(name, host, 0), world.base());
+            let disk = machine::overlay_volume(&volume, lab.vm.disk, &backing, format);
+            libvirt.create_disk(name, host, 0, &disk)
         }
         Step::DefineHost { host: part } => {
-            let image = made_from.get(part).unwrap_or(&world.image.name);
+            let (image, layer) =
+                made_from.get(part).map_or((&world.image.name, 0), |(name, layer)| (name, *layer));
             let image = BootImage::in_pool(&hypervisor.pool_path, image, &lab.image, &world.image.cmdline);
-            let domain = machine::domain(lab, host(part)?, hypervisor, &image, &world.ssh_public_key);
+            let domain = machine::domain(lab, host(part)?, layer, hypervisor, &image, &world.ssh_public_key);
             libvirt.define_host(name, part, &domain.xml)
         }
+        Step::MakeSnapshot { image, .. } => {
+            make_snapshot(world, image);
+            Ok(())
+        }
         Step::StartHost { host } => libvirt.start_host(name, host),
+        Step::CopyHost { host: part } => return copy_or_boot(world, host(part)?),
         Step::RemoveHost { host } => libvirt.remove_host(name, host).map(drop),
     };
     done.with_context(|| format!("could not {step}"))
+}
+
+/// A host that cannot be copied is booted: a snapshot saves time and decides nothing.
+fn make_snapshot(world: &World, image: &str) {
+    let Some(template) = &world.template else { return };
+    let line = world.ui.line("image", world.width());
+    line.now(&format!("booting a machine of {image} once, to copy hosts from it"));
+    let pool_path = &world.hypervisor.pool_path;
+    let disk = world.lab.vm.disk;
+    match snapshot::make(&world.libvirt, template, &world.image, disk, pool_path, world.boot_limit) {
+        Ok(()) => line.done(&format!("a machine of {image} is booted and saved")),
+        Err(error) => {
+            line.drop_quietly();
+            world.boot_instead(&error);
+        }
+    }
+}
+
+fn copy_or_boot(world: &World, host: &Host) -> anyhow::Result<()> {
+    let World { libvirt, lab, .. } = world;
+    let target = &world.targets[&host.name];
+    if let (Some(template), None) = (&world.template, world.boot_reason.get()) {
+        let copier = Copier {
+            libvirt,
+            lab,
+            template,
+            ssh_public_key: &world.ssh_public_key,
+            pool_path: &world.hypervisor.pool_path,
+            turn: &world.copying,
+            lock_dir: &world.state_root,
+        };
+        match copier.copy(host, target) {
+            Ok(()) => return Ok(()),
+            Err(error) => world.boot_instead(&error),
+        }
+        libvirt.stop_host(&lab.name, &host.name)?;
+        // It may have been told a key already; the one it makes at its boot counts.
+        ssh::forget(&target.known_hosts, &host.name)?;
+        // The next run makes another snapshot.
+        let _ = libvirt.remove_snapshots(&world.image.name, None);
+    }
+    libvirt.start_host(&lab.name, &host.name).with_context(|| format!("could not start {}", host.name))
 }
 
 fn upload(world: &World, name: &str) -> Result<(), crate::libvirt::Error> {
@@ -149,8 +212,27 @@ impl World {
             lab: &self.lab,
             hypervisor: &self.hypervisor,
             image: &self.image,
+            snapshot: self.template.as_ref().map(|template| &template.snapshot),
             ssh_public_key: &self.ssh_public_key,
             hosts: &self.hosts,
+        }
+    }
+
+    /// The disk that new disks are based on.
+    fn base(&self) -> (String, DiskFormat) {
+        match (&self.template, self.boot_reason.get()) {
+            (Some(template), None) => {
+                let disk = template.snapshot.volume(SnapshotPart::Disk);
+                (format!("{}/{disk}", self.hypervisor.pool_path), DiskFormat::Qcow2)
+            }
+            _ => (self.image.disk.clone(), self.image.format),
+        }
+    }
+
+    /// Says once why hosts boot that were to be copied.
+    fn boot_instead(&self, error: &anyhow::Error) {
+        if self.boot_reason.set(format!("{error:#}")).is_ok() {
+            self.ui.warn(&format!("hosts boot, because they cannot be copied: {error:#}"));
         }
     }
 
@@ -171,9 +253,10 @@ pub async fn hosts(
     world: Arc<World>,
     plan: &Plan,
     mut answers: BTreeMap<String, Answer>,
-    made_from: Arc<BTreeMap<String, String>>,
+    made_from: Arc<MadeFrom>,
 ) -> anyhow::Result<(Vec<Timing>, BTreeMap<String, Answer>)> {
     let starts: Vec<&str> = plan.steps.iter().filter_map(Step::starts).collect();
+    let copies: Vec<&str> = plan.steps.iter().filter_map(Step::copies).collect();
     let fresh: Vec<&str> = plan.steps.iter().filter_map(Step::creates).collect();
     let planned = plan.hosts.iter().filter(|host| !host.is_empty()).map(|host| host.host.as_str());
     let work: BTreeSet<&str> =
@@ -197,7 +280,10 @@ pub async fn hosts(
                 .iter()
                 .filter_map(|n| Some((n.clone(), ready.get(n)?.clone())))
                 .collect(),
-            start: starts.contains(&name.as_str()),
+            start: match copies.contains(&name.as_str()) {
+                true => Some(Step::CopyHost { host: name.clone() }),
+                false => starts.contains(&name.as_str()).then(|| Step::StartHost { host: name.clone() }),
+            },
             fresh: fresh.contains(&name.as_str()),
             answer: answers.remove(&name),
             line: world.ui.line(&name, world.width()),
@@ -283,9 +369,9 @@ struct Skipped(String);
 /// The way of one host.
 struct Pipeline {
     world: Arc<World>,
-    made_from: Arc<BTreeMap<String, String>>,
+    made_from: Arc<MadeFrom>,
     rendered: usize,
-    start: bool,
+    start: Option<Step>,
     fresh: bool,
     answer: Option<Answer>,
     waits: Vec<(String, watch::Receiver<Option<bool>>)>,
@@ -303,10 +389,10 @@ impl Pipeline {
                 slot = Some(boots.acquire().await?);
                 let begun = Instant::now();
                 let (world, line) = (Arc::clone(&self.world), self.line.clone());
-                let (rendered, start, fresh) = (self.rendered, self.start, self.fresh);
+                let (rendered, start, fresh) = (self.rendered, self.start.take(), self.fresh);
                 let made_from = Arc::clone(&self.made_from);
                 let answer = tokio::task::spawn_blocking(move || {
-                    boot_and_ask(&world, rendered, start, fresh, &made_from, &line)
+                    boot_and_ask(&world, rendered, start.as_ref(), fresh, &made_from, &line)
                 })
                 .await??;
                 boot = begun.elapsed();
@@ -335,23 +421,23 @@ impl Pipeline {
 fn boot_and_ask(
     world: &World,
     rendered: usize,
-    start: bool,
+    start: Option<&Step>,
     fresh: bool,
-    made_from: &BTreeMap<String, String>,
+    made_from: &MadeFrom,
     line: &Line,
 ) -> anyhow::Result<Answer> {
     let rendered = &world.hosts[rendered];
     let target = &world.targets[&rendered.host];
-    if start {
-        line.now("booting");
-        step(world, &Step::StartHost { host: rendered.host.clone() }, made_from)?;
+    if let Some(start) = start {
+        line.now(if start.copies().is_some() { "waking up" } else { "booting" });
+        step(world, start, made_from)?;
     } else {
         line.now("connecting");
     }
     let connect = || -> anyhow::Result<Answer> {
         let session = Session::connect(target, Instant::now() + world.boot_limit)?;
         // One that was suspended is behind by as long as it slept.
-        if start && !fresh {
+        if start.is_some() && !fresh {
             set_clock(&session)?;
         }
         // A host whose disk was made a moment ago has nothing of ours: no need to ask, while it is busy booting.

@@ -12,6 +12,7 @@ pub mod image;
 pub mod libvirt;
 pub mod observe;
 pub mod secrets;
+pub mod snapshot;
 pub mod ssh;
 pub mod state;
 pub mod ui;

@@ -351,7 +351,11 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && !name.starts_with('.') && name.bytes().all(allowed)
 }
 
-fn new_key(comment: &str) -> Result<PrivateKey, String> {
+/// A new ed25519 key pair.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn new_key(comment: &str) -> Result<PrivateKey, String> {
     let mut seed = [0; 32];
     SystemRandom::new().fill(&mut seed).map_err(|_| "the system gives no random numbers".to_owned())?;
     let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|error| error.to_string())?;

@@ -44,12 +44,17 @@ fn boot_all(libvirt: &Libvirt, lab: &Lab) -> anyhow::Result<Duration> {
         libvirt.create_network(&lab.name, &network.kind, &machine::network(lab, network).xml)?;
     }
     for host in &lab.hosts {
-        let disk = machine::overlay_volume(&lab.name, &host.name, lab.vm.disk, &image);
-        libvirt.create_disk(&lab.name, &host.name, &disk)?;
+        let disk = machine::overlay_volume(
+            &lab::disk_name(&lab.name, &host.name, 0),
+            lab.vm.disk,
+            &image.disk,
+            image.format,
+        );
+        libvirt.create_disk(&lab.name, &host.name, 0, &disk)?;
         libvirt.define_host(
             &lab.name,
             &host.name,
-            &machine::domain(lab, host, &hypervisor, &image, KEY).xml,
+            &machine::domain(lab, host, 0, &hypervisor, &image, KEY).xml,
         )?;
     }
     let waits: BTreeMap<&str, thread::JoinHandle<anyhow::Result<()>>> = lab

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant, SystemTime},
 };
 
 use pgplan::{
     host::Facts,
     lab::{self, Lab},
-    machine::{Accel, BootImage, POOL_PATH},
+    machine::{self, Accel, BootImage, POOL_PATH},
     observed::{DomainState, Infra},
     plan::{self, Plan, Step},
     render::RenderedHost,
@@ -26,7 +26,7 @@ use crate::{
     cli::{Global, Up},
     connect,
     error::{Error, Kind, Result},
-    execute::{self, Timing, World},
+    execute::{self, MadeFrom, Timing, World},
     libvirt::Libvirt,
     observe::{self, Answer},
     secrets as vault,
@@ -48,6 +48,8 @@ pub enum Mode {
     Apply {
         /// How long a host may take to boot and answer.
         boot_limit: Duration,
+        /// Whether new hosts boot, instead of being copied from a boot snapshot.
+        by_boot: bool,
     },
 }
 
@@ -59,7 +61,7 @@ pub struct Draft {
     infra: Infra,
     world: Arc<World>,
     answers: BTreeMap<String, Answer>,
-    made_from: BTreeMap<String, String>,
+    made_from: MadeFrom,
     state: Option<(LabState, Lock)>,
     /// Whether this run made the state directory.
     is_new: bool,
@@ -75,7 +77,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
         return super::plan::run(ui, global, &args.file);
     }
     let begun = Instant::now();
-    let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout) };
+    let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout), by_boot: args.boot };
     let mut draft = Draft::new(ui, global, &args.file, mode)?;
     let mut changes = 0;
     let mut timings: Vec<Timing> = Vec::new();
@@ -190,14 +192,22 @@ impl Draft {
             }
             None => BTreeMap::new(),
         };
-        let boot_limit = match mode {
-            Mode::Apply { boot_limit } => boot_limit,
-            Mode::DryRun => CONNECT,
+        let (boot_limit, by_boot) = match mode {
+            Mode::Apply { boot_limit, by_boot } => (boot_limit, by_boot),
+            Mode::DryRun => (CONNECT, false),
+        };
+        let template = match by_boot {
+            true => None,
+            false => machine::template(&lab.vm, &hypervisor, &boot, &software(&infra)),
         };
         let world = World {
             ui: ui.clone(),
             libvirt,
             hypervisor,
+            template,
+            boot_reason: OnceLock::new(),
+            copying: Mutex::new(()),
+            state_root: root,
             image: boot,
             image_size: image.size,
             image_files: image.files,
@@ -244,7 +254,7 @@ impl Draft {
             .infra
             .disks
             .iter()
-            .filter_map(|(host, disk)| Some((host.clone(), disk.image.clone()?)))
+            .filter_map(|(host, disk)| Some((host.clone(), (disk.image.clone()?, disk.layer))))
             .collect();
         let world = &self.world;
         let wanted = world.wanted();
@@ -298,7 +308,7 @@ impl Draft {
         connect::write_files(state, &self.world.lab)?;
         for step in &self.plan.steps {
             // Hosts are started one by one as their turn comes; see execute::hosts.
-            if !matches!(step, Step::StartHost { .. }) {
+            if step.starts().is_none() {
                 execute::step(&self.world, step, &self.made_from)?;
             }
             if let Step::StopHost { host } | Step::RemoveHost { host } = step {
@@ -338,6 +348,12 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+/// What a saved machine depends on beside its definition.
+fn software(infra: &Infra) -> String {
+    let seen = &infra.hypervisor;
+    format!("qemu {} libvirt {} cpu {}", seen.qemu_version, seen.libvirt_version, seen.cpu)
 }
 
 fn refuse_clashes(infra: &Infra, lab: &Lab) -> Result {

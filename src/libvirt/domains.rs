@@ -104,7 +104,7 @@ impl Libvirt {
     }
 
     /// Does something to a domain that has to exist and to be ours.
-    fn change<F>(&self, operation: &str, lab: &str, host: &str, work: F) -> Result
+    pub(super) fn change<F>(&self, operation: &str, lab: &str, host: &str, work: F) -> Result
     where
         F: FnOnce(&Domain) -> Raw<()> + Send + 'static,
     {

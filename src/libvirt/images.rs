@@ -67,11 +67,16 @@ impl Libvirt {
             )?;
             done += length;
         }
-        let name = ImagePart::Complete.volume(image);
-        let marker = upload_volume(&name, 0);
-        self.with_pool(&format!("mark image {image} as complete"), move |_, pool| {
-            create_volume(pool, &name, &marker)
-        })
+        self.create_marker(&ImagePart::Complete.volume(image))
+    }
+
+    /// Makes an empty volume: a mark that what it belongs to is complete.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`] for the pool, [`Error::Call`], [`Error::Timeout`].
+    pub fn create_marker(&self, name: &str) -> Result {
+        let (marker, volume) = (upload_volume(name, 0), name.to_owned());
+        self.with_pool(&format!("make {name}"), move |_, pool| create_volume(pool, &volume, &marker))
     }
 
     /// Removes an image that no disk is based on. Returns whether there was anything to remove.
@@ -178,7 +183,11 @@ fn lookup(connect: &Connect) -> Raw<StoragePool> {
 }
 
 fn is_part_of(volume: &str, image: &str) -> bool {
-    matches!(Volume::parse(volume), Volume::Image { name, .. } if name == image)
+    match Volume::parse(volume) {
+        Volume::Image { name, .. } => name == image,
+        Volume::Snapshot { snapshot, .. } => snapshot.image == image,
+        _ => false,
+    }
 }
 
 /// Sends the file, except for long runs of zeros: after each, a new stream starts behind it.

@@ -8,6 +8,7 @@
 mod domains;
 mod error;
 mod images;
+mod memory;
 mod networks;
 mod observe;
 mod pool;
@@ -25,6 +26,7 @@ use std::{
 use virt::connect::Connect;
 
 pub use error::Error;
+pub use memory::{Header, hardware, unplugged};
 pub use remove::Removed;
 
 /// Result of a call to libvirt.

@@ -83,7 +83,7 @@ impl Libvirt {
         };
         let operation = "ask for the capabilities of the hypervisor";
         let (hostname, capabilities, node, free, (libvirt, qemu)) = self.call(operation, QUICK, ask)?;
-        let (arch, _) = read::host_cpu(&capabilities).map_err(|m| answer(operation, m))?;
+        let (arch, cpu) = read::host_cpu(&capabilities).map_err(|m| answer(operation, m))?;
         let (accel, accel_reason) = self.probe_accel()?;
         // libvirt adds up what it thinks its NUMA nodes have; on some virtual machines that is too little.
         let memory = meminfo("MemTotal:").filter(|_| self.is_local()).unwrap_or(node.memory * KIB);
@@ -98,6 +98,7 @@ impl Libvirt {
             uri: self.uri.clone(),
             hostname,
             arch,
+            cpu: pgplan::digest::short_hash(&[&cpu]),
             libvirt_version: version(libvirt),
             qemu_version: version(qemu),
             accel,

@@ -74,8 +74,8 @@ impl Libvirt {
     ///
     /// # Errors
     /// [`Error::NotOurs`] for the pool; [`Error::Call`], [`Error::Timeout`].
-    pub fn create_disk(&self, lab: &str, host: &str, xml: &str) -> Result {
-        let (name, xml) = (disk_name(lab, host), xml.to_owned());
+    pub fn create_disk(&self, lab: &str, host: &str, layer: u32, xml: &str) -> Result {
+        let (name, xml) = (disk_name(lab, host, layer), xml.to_owned());
         self.with_pool(&format!("make the disk of host {host}"), move |_, pool| {
             create_volume(pool, &name, &xml)
         })

@@ -36,11 +36,18 @@ fn image(lab: &Lab) -> BootImage {
     BootImage::in_pool("/pool", "debian-13-00", &lab.image, "console=ttyS0")
 }
 
+/// The disk of a host.
+fn overlay(lab: &Lab, host: &str) -> String {
+    let image = image(lab);
+    let name = pgplan::lab::disk_name(&lab.name, host, 0);
+    machine::overlay_volume(&name, lab.vm.disk, &image.disk, image.format)
+}
+
 /// The definition of the domain, less what the test driver does not know.
 fn domain_xml(lab: &Lab, host: &str) -> String {
     let hypervisor = Hypervisor { accel: Accel::Emulated, pool_path: "/pool".to_owned() };
     let xml =
-        machine::domain(lab, lab.host(host).unwrap(), &hypervisor, &image(lab), "ssh-ed25519 AAAA k").xml;
+        machine::domain(lab, lab.host(host).unwrap(), 0, &hypervisor, &image(lab), "ssh-ed25519 AAAA k").xml;
     xml.replace("type='qemu'>\n  <name>", "type='test'>\n  <name>")
         .replace("<type arch='x86_64' machine='q35'>", "<type>")
         .lines()
@@ -55,8 +62,8 @@ fn make(libvirt: &Libvirt, lab: &Lab) {
         libvirt.create_network(&lab.name, &network.kind, &machine::network(lab, network).xml).unwrap();
     }
     for host in &lab.hosts {
-        let disk = machine::overlay_volume(&lab.name, &host.name, lab.vm.disk, &image(lab));
-        libvirt.create_disk(&lab.name, &host.name, &disk).unwrap();
+        let disk = overlay(lab, &host.name);
+        libvirt.create_disk(&lab.name, &host.name, 0, &disk).unwrap();
         libvirt.define_host(&lab.name, &host.name, &domain_xml(lab, &host.name)).unwrap();
         libvirt.start_host(&lab.name, &host.name).unwrap();
     }
@@ -136,7 +143,7 @@ fn a_lab_is_removed_with_all_that_is_its_own_and_nothing_else() {
     make(&libvirt, &other);
     libvirt.save_host("lab", "s").unwrap();
     // A disk whose domain was never defined.
-    libvirt.create_disk("lab", "x", &machine::overlay_volume("lab", "x", lab.vm.disk, &image(&lab))).unwrap();
+    libvirt.create_disk("lab", "x", 0, &overlay(&lab, "x")).unwrap();
     let before = libvirt.observe("other").unwrap();
     let removed = libvirt.remove_lab("lab").unwrap();
     assert_eq!(removed.hosts, ["m", "s"]);
@@ -192,11 +199,7 @@ fn a_pool_of_somebody_else_is_not_used() {
     let foreign = machine::pool("/pool").replace(machine::POOL_UUID, "11111111-2222-4333-8444-555555555555");
     libvirt.connect.define_storage_pool_xml(&foreign, 0).unwrap().create(0).unwrap();
     assert_not_ours(libvirt.ensure_pool(Path::new("/pool")));
-    assert_not_ours(libvirt.create_disk(
-        "lab",
-        "m",
-        &machine::overlay_volume("lab", "m", lab.vm.disk, &image(&lab)),
-    ));
+    assert_not_ours(libvirt.create_disk("lab", "m", 0, &overlay(&lab, "m")));
     assert_not_ours(libvirt.remove_volumes("lab", "m"));
     assert!(matches!(libvirt.observe("lab").unwrap().pool, PoolSeen::Foreign(_)));
 }
@@ -302,13 +305,13 @@ fn routes_are_read_without_the_default() {
 fn definitions_follow_the_schema_of_libvirt() {
     let lab = lab("lab");
     let hypervisor = |accel| Hypervisor { accel, pool_path: "/pool".to_owned() };
-    let domain = |accel| machine::domain(&lab, &lab.hosts[0], &hypervisor(accel), &image(&lab), "key").xml;
+    let domain = |accel| machine::domain(&lab, &lab.hosts[0], 0, &hypervisor(accel), &image(&lab), "key").xml;
     let definitions = [
         ("domain", domain(Accel::Kvm)),
         ("domain", domain(Accel::Emulated)),
         ("network", machine::network(&lab, &lab.data).xml),
         ("storagepool", machine::pool("/pool")),
-        ("storagevol", machine::overlay_volume("lab", "m", lab.vm.disk, &image(&lab))),
+        ("storagevol", overlay(&lab, "m")),
         ("storagevol", machine::upload_volume("debian-13-00.vmlinuz", 1)),
     ];
     let folder = tempfile::tempdir().unwrap();

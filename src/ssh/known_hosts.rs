@@ -34,6 +34,14 @@ pub(super) fn check_or_pin(file: &Path, host: &str, blob: &[u8]) -> Result<(), E
     turn.write(name, text.as_bytes()).map_err(failed)
 }
 
+/// Pins the key `blob` (SSH wire format) that a new `host` was given.
+///
+/// # Errors
+/// Another key is pinned, or the file cannot be written.
+pub fn pin(file: &Path, host: &str, blob: &[u8]) -> Result<(), Error> {
+    check_or_pin(file, host, blob)
+}
+
 /// Removes the pinned keys of `host`, because the host itself is gone or is made anew; says whether there were any.
 ///
 /// # Errors

@@ -107,7 +107,7 @@ const LAYERS: [&[&str]; 7] = [
     &["files", "graph", "image", "libvirt", "secrets", "ssh", "state"],
     &["error"],
     &["ui"],
-    &["cli", "connect", "observe"],
+    &["cli", "connect", "observe", "snapshot"],
     &["execute"],
     &["commands"],
 ];

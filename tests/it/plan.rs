@@ -21,11 +21,12 @@ fn a_lab_that_is_not_there_yet() {
     assert_snapshot!(outside, @"
     + make the storage pool
     + copy image debian-13-HASH into the pool
+    + boot a machine of debian-13-HASH once and save it
     + make the data network
     + make the mgmt network
     + make the disk of m
     + define the VM of m
-    + start m
+    + start m as a copy of the saved machine
     ALL changes
     ");
     for line in [

@@ -73,6 +73,8 @@ fn help_of_a_verb() {
     Options:
           --dry-run                 Show the plan and stop, as `pgprov plan` does
       -y, --yes                     Do what interrupts or destroys hosts without asking
+          --boot                    Boot new hosts, instead of copying them from a machine that was
+                                    booted once and saved
           --boot-timeout <SECONDS>  Seconds that one host may take to boot and answer [default: 600]
       -h, --help                    Print help (see more with '--help')
 

@@ -226,9 +226,12 @@ impl Host {
     }
 }
 
-/// Name of the disk volume of a host.
-pub fn disk_name(lab: &str, host: &str) -> String {
-    format!("{lab}--{host}.qcow2")
+/// Name of the volume that is a layer of the disk of a host: 0 is the lowest, and the only one until a checkpoint.
+pub fn disk_name(lab: &str, host: &str, layer: u32) -> String {
+    match layer {
+        0 => format!("{lab}--{host}.qcow2"),
+        _ => format!("{lab}--{host}.{layer}.qcow2"),
+    }
 }
 
 fn postgres(topology: &Topology) -> Postgres {

@@ -10,12 +10,15 @@
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tera::{Context, Tera};
 
+pub use snapshot::{IDENTITY_PORT, Snapshot, SnapshotPart, Template, template};
+
 use crate::{
     lab::{Host, Lab, Network, Nic, disk_name},
-    size::{Bytes, KIB},
+    size::Bytes,
     topology::{DiskFormat, Image},
 };
 
@@ -28,8 +31,8 @@ pub const POOL_UUID: &str = "3c1f6f5e-70c9-8d0e-9b6a-7067706c6f76";
 /// Folder of the pool unless told otherwise.
 pub const POOL_PATH: &str = "/var/lib/libvirt/images/pgprov";
 
-/// PCIe ports for devices: disk, two NICs, rng, and two to spare.
-const ROOT_PORTS: u32 = 6;
+/// PCIe ports for devices: disk, two NICs, virtio-serial, rng, and two to spare.
+const ROOT_PORTS: u32 = 7;
 
 /// What the definitions have to know about the hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,18 +94,21 @@ pub struct Mark {
 
 /// A volume of the pool, by its name.
 ///
-/// `LAB--HOST.qcow2` is a disk and `LAB--HOST.console` what its serial console said; everything else belongs to an
-/// image. Names of labs have no double hyphen, so the first one ends the name of the lab.
+/// `LAB--HOST.qcow2` is a disk, `LAB--HOST.1.qcow2` a layer over it, `LAB--HOST.console` what its serial console said,
+/// `LAB--HOST.NAME.memory` memory in a checkpoint; `IMAGE@KEY` begins the parts of a boot snapshot; everything else
+/// belongs to an image. Names of labs have no double hyphen, so the first one ends the name of the lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Volume {
-    /// Disk of a host.
+    /// Disk of a host, or a layer of it.
     Disk {
         /// The lab.
         lab: String,
         /// The host.
         host: String,
+        /// Which layer: the one with the highest number is written to, those below it belong to checkpoints.
+        layer: u32,
     },
-    /// Another file of a host: console log, rotated console log.
+    /// Another file of a host: console log, rotated console log, memory of a checkpoint.
     OfHost {
         /// The lab.
         lab: String,
@@ -115,6 +121,13 @@ pub enum Volume {
         name: String,
         /// Which part.
         part: ImagePart,
+    },
+    /// A part of a boot snapshot.
+    Snapshot {
+        /// Which snapshot.
+        snapshot: Snapshot,
+        /// Which part.
+        part: SnapshotPart,
     },
     /// Somebody else's file.
     Unknown,
@@ -167,6 +180,9 @@ impl From<DiskFormat> for ImagePart {
 impl Volume {
     /// What the volume of that name is.
     pub fn parse(name: &str) -> Self {
+        if let Some((snapshot, part)) = Snapshot::parse(name) {
+            return Self::Snapshot { snapshot, part };
+        }
         let Some((lab, rest)) = name.split_once("--") else {
             return Self::parse_image(name);
         };
@@ -175,9 +191,13 @@ impl Volume {
         };
         let (lab, host) = (lab.to_owned(), host.to_owned());
         match kind {
-            "qcow2" => Self::Disk { lab, host },
-            _ if kind == "console" || kind.starts_with("console.") => Self::OfHost { lab, host },
-            _ => Self::Unknown,
+            "qcow2" => Self::Disk { lab, host, layer: 0 },
+            "console" => Self::OfHost { lab, host },
+            _ if kind.starts_with("console.") || kind.ends_with(".memory") => Self::OfHost { lab, host },
+            _ => match kind.strip_suffix(".qcow2").map(str::parse) {
+                Some(Ok(layer)) => Self::Disk { lab, host, layer },
+                _ => Self::Unknown,
+            },
         }
     }
 
@@ -192,8 +212,8 @@ impl Volume {
     /// Lab and host, for what belongs to one.
     pub fn host(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Disk { lab, host } | Self::OfHost { lab, host } => Some((lab, host)),
-            Self::Image { .. } | Self::Unknown => None,
+            Self::Disk { lab, host, .. } | Self::OfHost { lab, host } => Some((lab, host)),
+            Self::Image { .. } | Self::Snapshot { .. } | Self::Unknown => None,
         }
     }
 }
@@ -223,28 +243,32 @@ pub fn console_name(lab: &str, host: &str) -> String {
     format!("{lab}--{host}.console")
 }
 
-/// The domain of a host. `ssh_public_key` is one line as in authorized_keys.
+/// The domain of a host whose disk has that layer on top. `ssh_public_key` is one line as in authorized_keys.
+///
+/// The layer is no part of the `spec`: it changes with every checkpoint, and with it nothing that the guest could see.
 pub fn domain(
     lab: &Lab,
     host: &Host,
+    layer: u32,
     hypervisor: &Hypervisor,
     image: &BootImage,
     ssh_public_key: &str,
 ) -> Definition {
-    let kvm = hypervisor.accel == Accel::Kvm;
     let in_pool = |name: String| format!("{}/{name}", hypervisor.pool_path);
-    let mut context = Context::new();
+    let nics = [(&lab.mgmt, &host.mgmt), (&lab.data, &host.data)]
+        .map(|(network, nic)| json!({"kind": network.kind, "network": network.name, "mac": nic.mac}));
+    let mut context = snapshot::hardware_context(&lab.vm, hypervisor, image);
+    context.insert("template", &false);
+    context.insert("domain", &host.domain);
+    context.insert("nics", &nics);
     context.insert("lab", lab);
     context.insert("host", host);
-    context.insert("image", image);
-    context.insert("kvm", &kvm);
-    context.insert("domain_type", if kvm { "kvm" } else { "qemu" });
-    context.insert("memory_kib", &(lab.vm.memory.0 / KIB));
-    context.insert("root_ports", &ROOT_PORTS);
-    context.insert("disk", &in_pool(disk_name(&lab.name, &host.name)));
+    context.insert("disk", &in_pool(disk_name(&lab.name, &host.name, 0)));
     context.insert("console", &in_pool(console_name(&lab.name, &host.name)));
     context.insert("ssh_public_key", ssh_public_key.trim());
-    marked("domain.xml", context)
+    let spec = marked("domain.xml", context.clone()).spec;
+    context.insert("disk", &in_pool(disk_name(&lab.name, &host.name, layer)));
+    Definition { xml: with_mark("domain.xml", context, &spec), spec }
 }
 
 /// A network of the lab, with a reservation for every host.
@@ -286,10 +310,10 @@ pub fn pool(path: &str) -> String {
     render("pool.xml", &context)
 }
 
-/// The disk of a host: an overlay of `size` over the disk of the image.
-pub fn overlay_volume(lab: &str, host: &str, size: Bytes, image: &BootImage) -> String {
-    let mut context = volume(&disk_name(lab, host), size.0, "qcow2", "0600");
-    context.insert("backing", image);
+/// A disk of `size` that is an overlay: what it does not have itself is read from the disk at `backing`, of that format.
+pub fn overlay_volume(name: &str, size: Bytes, backing: &str, format: DiskFormat) -> String {
+    let mut context = volume(name, size.0, "qcow2", "0600");
+    context.insert("backing", &json!({"disk": backing, "format": format}));
     render("volume.xml", &context)
 }
 
@@ -305,7 +329,7 @@ fn volume(name: &str, capacity: u64, format: &str, mode: &str) -> Context {
     context.insert("capacity", &capacity);
     context.insert("format", format);
     context.insert("mode", mode);
-    context.insert("backing", &None::<BootImage>);
+    context.insert("backing", &None::<()>);
     context
 }
 
@@ -343,5 +367,6 @@ fn render(template: &str, context: &Context) -> String {
     text.trim_end().to_owned()
 }
 
+mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     lab::{Lab, Pins},
-    machine::{Accel, Hypervisor, ImagePart, Mark, POOL_NAME, Volume},
+    machine::{Accel, Hypervisor, ImagePart, Mark, POOL_NAME, Snapshot, SnapshotPart, Volume},
     size::Bytes,
     subnet::Subnet,
 };
@@ -45,6 +45,8 @@ pub struct HypervisorSeen {
     pub hostname: String,
     /// Architecture of its CPUs, e.g. `x86_64`.
     pub arch: String,
+    /// Its CPU as libvirt knows it, in short: guests see it with KVM.
+    pub cpu: String,
     /// Version of libvirt on it, e.g. `9.0.0`.
     pub libvirt_version: String,
     /// Version of QEMU on it, e.g. `10.0.2`.
@@ -152,6 +154,8 @@ pub struct Infra {
     pub pool: PoolSeen,
     /// Complete images in the pool.
     pub images: BTreeSet<String>,
+    /// Complete boot snapshots in the pool.
+    pub snapshots: BTreeSet<Snapshot>,
     /// The lab's networks, by kind: `data`, `mgmt`.
     pub networks: BTreeMap<String, NetworkSeen>,
     /// The lab's domains, by host.
@@ -197,6 +201,8 @@ pub struct DiskSeen {
     pub allocation: Bytes,
     /// The image under it.
     pub image: Option<String>,
+    /// The layer that is written to; see [`Volume::Disk`].
+    pub layer: u32,
 }
 
 /// What is on the hypervisor and not the lab's. It may belong to another lab, whose name is then given.
@@ -297,22 +303,47 @@ impl Inventory {
             let uuid = domain.uuid.clone();
             Some((mark.part, DomainSeen { spec: mark.spec, image: mark.image, state: domain.state, uuid }))
         });
-        let disks = self.volumes.iter().filter_map(|volume| match Volume::parse(&volume.name) {
-            Volume::Disk { lab: owner, host } if owner == lab => {
-                let image = volume.backing.as_deref().and_then(image_of);
-                Some((host, DiskSeen { capacity: volume.capacity, allocation: volume.allocation, image }))
-            }
-            _ => None,
-        });
         Infra {
             hypervisor: self.hypervisor.clone(),
             pool: self.pool.clone(),
             images: self.images(),
+            snapshots: self.snapshots(),
             networks: networks.collect(),
             domains: domains.collect(),
-            disks: disks.collect(),
+            disks: self.disks(lab),
             foreign: self.foreign(lab),
         }
+    }
+
+    /// The disks of a lab: of each host the layer on top, with what all of its layers take, and the image below them.
+    fn disks(&self, lab: &str) -> BTreeMap<String, DiskSeen> {
+        let mut disks: BTreeMap<String, DiskSeen> = BTreeMap::new();
+        for volume in &self.volumes {
+            let Volume::Disk { lab: owner, host, layer } = Volume::parse(&volume.name) else { continue };
+            if owner != lab {
+                continue;
+            }
+            let disk = disks.entry(host).or_insert(DiskSeen {
+                capacity: volume.capacity,
+                allocation: Bytes(0),
+                image: None,
+                layer,
+            });
+            disk.layer = disk.layer.max(layer);
+            disk.allocation = Bytes(disk.allocation.0 + volume.allocation.0);
+            // Layers above are based on layers below: only the lowest one names the image.
+            disk.image = volume.backing.as_deref().and_then(image_of).or(disk.image.take());
+        }
+        disks
+    }
+
+    /// Complete boot snapshots in the pool.
+    pub fn snapshots(&self) -> BTreeSet<Snapshot> {
+        let complete = |volume: &VolumeSeen| match Volume::parse(&volume.name) {
+            Volume::Snapshot { snapshot, part: SnapshotPart::Complete } => Some(snapshot),
+            _ => None,
+        };
+        self.volumes.iter().filter_map(complete).collect()
     }
 
     /// Complete images in the pool.
@@ -408,6 +439,7 @@ fn image_of(path: &str) -> Option<String> {
     let file = path.rsplit_once('/').map_or(path, |(_, file)| file);
     match Volume::parse(file) {
         Volume::Image { name, part: ImagePart::Qcow2 | ImagePart::Raw } => Some(name),
+        Volume::Snapshot { snapshot, part: SnapshotPart::Disk } => Some(snapshot.image),
         _ => None,
     }
 }

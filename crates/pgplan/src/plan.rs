@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     host::{Facts, HostPlan, Reason},
     lab::Lab,
-    machine::{self, BootImage, Hypervisor},
+    machine::{self, BootImage, Hypervisor, Snapshot},
     observed::{DomainState, Infra, PoolSeen},
     render::RenderedHost,
     size::{Bytes, GIB, MIB},
@@ -25,6 +25,8 @@ pub struct Wanted<'a> {
     pub hypervisor: &'a Hypervisor,
     /// What hosts boot.
     pub image: &'a BootImage,
+    /// What new hosts are copied from; nothing when they are to boot.
+    pub snapshot: Option<&'a Snapshot>,
     /// The lab's SSH key.
     pub ssh_public_key: &'a str,
     /// Each host with its files and tasks, in the order of the lab.
@@ -56,6 +58,13 @@ pub enum Step {
     UploadImage {
         /// Name of the image.
         image: String,
+    },
+    /// Boot a machine of the image and save it, to copy hosts from.
+    MakeSnapshot {
+        /// Name of the image.
+        image: String,
+        /// Key of the snapshot.
+        key: String,
     },
     /// Define and start a network.
     CreateNetwork {
@@ -93,6 +102,11 @@ pub enum Step {
     },
     /// Define the VM of a host.
     DefineHost {
+        /// The host.
+        host: String,
+    },
+    /// Make a host run as a copy of the machine in the boot snapshot.
+    CopyHost {
         /// The host.
         host: String,
     },
@@ -137,7 +151,15 @@ impl Step {
     /// The host that the step starts.
     pub fn starts(&self) -> Option<&str> {
         match self {
-            Self::StartHost { host } => Some(host),
+            Self::StartHost { host } | Self::CopyHost { host } => Some(host),
+            _ => None,
+        }
+    }
+
+    /// The host that the step copies from the boot snapshot.
+    pub fn copies(&self) -> Option<&str> {
+        match self {
+            Self::CopyHost { host } => Some(host),
             _ => None,
         }
     }
@@ -181,6 +203,10 @@ fn plan_image(wanted: &Wanted, infra: &Infra, plan: &mut Plan) {
     if new && !infra.images.contains(name) {
         plan.steps.push(Step::UploadImage { image: name.clone() });
     }
+    if let Some(snapshot) = wanted.snapshot.filter(|snapshot| new && !infra.snapshots.contains(snapshot)) {
+        let (image, key) = (snapshot.image.clone(), snapshot.key.clone());
+        plan.steps.push(Step::MakeSnapshot { image, key });
+    }
     for (host, disk) in &infra.disks {
         if let Some(older) = disk.image.as_ref().filter(|image| *image != name) {
             plan.notes.push(format!(
@@ -222,22 +248,28 @@ fn plan_networks(lab: &Lab, infra: &Infra, plan: &mut Plan) {
 fn plan_host(wanted: &Wanted, infra: &Infra, name: &str, plan: &mut Plan) {
     let host = || name.to_owned();
     let Some(spec) = wanted.lab.host(name) else { return };
-    let has_disk = infra.disks.contains_key(name);
-    if !has_disk {
+    let disk = infra.disks.get(name);
+    if disk.is_none() {
         plan.steps.push(Step::CreateDisk { host: host() });
     }
-    let made_from = infra.disks.get(name).and_then(|disk| disk.image.clone());
+    let start = match disk {
+        None if wanted.snapshot.is_some() => Step::CopyHost { host: host() },
+        _ => Step::StartHost { host: host() },
+    };
+    let made_from = disk.and_then(|disk| disk.image.clone());
     let image = BootImage::in_pool(
         &wanted.hypervisor.pool_path,
         made_from.as_deref().unwrap_or(&wanted.image.name),
         &wanted.lab.image,
         &wanted.image.cmdline,
     );
-    let definition = machine::domain(wanted.lab, spec, wanted.hypervisor, &image, wanted.ssh_public_key);
+    let layer = disk.map_or(0, |disk| disk.layer);
+    let definition =
+        machine::domain(wanted.lab, spec, layer, wanted.hypervisor, &image, wanted.ssh_public_key);
     match infra.domains.get(name) {
         Some(seen) if seen.spec == definition.spec => {
             if seen.state != DomainState::Running {
-                plan.steps.push(Step::StartHost { host: host() });
+                plan.steps.push(start);
             }
         }
         seen => {
@@ -245,7 +277,7 @@ fn plan_host(wanted: &Wanted, infra: &Infra, name: &str, plan: &mut Plan) {
                 plan.steps.push(Step::StopHost { host: host() });
             }
             plan.steps.push(Step::DefineHost { host: host() });
-            plan.steps.push(Step::StartHost { host: host() });
+            plan.steps.push(start);
         }
     }
 }
@@ -262,6 +294,8 @@ impl fmt::Display for Step {
             Self::StopHost { host } => write!(f, "power {host} off, because its hardware changes"),
             Self::CreateDisk { host } => write!(f, "make the disk of {host}"),
             Self::DefineHost { host } => write!(f, "define the VM of {host}"),
+            Self::MakeSnapshot { image, .. } => write!(f, "boot a machine of {image} once and save it"),
+            Self::CopyHost { host } => write!(f, "start {host} as a copy of the saved machine"),
             Self::StartHost { host } => write!(f, "start {host}"),
             Self::RemoveHost { host } => write!(f, "destroy {host} and its disk"),
         }
@@ -350,14 +384,18 @@ const OVERHEAD: u64 = 128 * MIB;
 /// Disk that a fresh host uses at least, above its image: data directory, WAL, logs.
 const FRESH_DISK: u64 = 512 * MIB;
 
+/// What a boot snapshot takes: about 100 MiB of memory and a few of disk, with room for a larger image.
+const SNAPSHOT_DISK: u64 = 256 * MIB;
+
 /// What the hypervisor lacks for the plan; looked at before the first change.
 pub fn shortages(plan: &Plan, wanted: &Wanted, infra: &Infra, image_size: Bytes) -> Vec<Shortage> {
     let count = |wanted: fn(&Step) -> bool| plan.steps.iter().filter(|step| wanted(step)).count() as u64;
-    let starts = count(|step| matches!(step, Step::StartHost { .. }));
+    let starts = count(|step| step.starts().is_some());
     let disks = count(|step| matches!(step, Step::CreateDisk { .. }));
     let uploads = count(|step| matches!(step, Step::UploadImage { .. }));
     let memory = Bytes(starts * (wanted.lab.vm.memory.0 + OVERHEAD));
-    let space = Bytes(disks * FRESH_DISK + uploads * image_size.0);
+    let snapshots = count(|step| matches!(step, Step::MakeSnapshot { .. }));
+    let space = Bytes(disks * FRESH_DISK + uploads * image_size.0 + snapshots * SNAPSHOT_DISK);
     let mut shortages = Vec::new();
     if memory > infra.hypervisor.memory_available {
         shortages.push(Shortage {

@@ -29,7 +29,7 @@ fn boot(lab: &Lab, name: &str) -> BootImage {
 }
 
 fn domain_of(lab: &Lab, host: &str, accel: Accel, image: &str) -> Definition {
-    domain(lab, lab.host(host).unwrap(), &hypervisor(accel), &boot(lab, image), KEY)
+    domain(lab, lab.host(host).unwrap(), 0, &hypervisor(accel), &boot(lab, image), KEY)
 }
 
 #[test]
@@ -56,7 +56,10 @@ fn pool_and_volumes() {
     let image = boot(&built(), "debian-13-0123456789ab");
     let size = Bytes(8 * 1024 * 1024 * 1024);
     insta::assert_snapshot!("pool", pool(POOL_PATH));
-    insta::assert_snapshot!("volume_overlay", overlay_volume("lab", "m", size, &image));
+    insta::assert_snapshot!(
+        "volume_overlay",
+        overlay_volume(&disk_name("lab", "m", 0), size, &image.disk, image.format)
+    );
     insta::assert_snapshot!("volume_upload", upload_volume("debian-13-0123456789ab.vmlinuz", 12345));
 }
 
@@ -121,11 +124,11 @@ fn every_value_is_escaped() {
     let mut other = lab.clone();
     other.name = evil.to_owned();
     let texts = [
-        domain(&other, &host, &hypervisor, &image, evil).xml,
+        domain(&other, &host, 0, &hypervisor, &image, evil).xml,
         network(&other, &other.data).xml,
         reservation(evil, &host.data),
         pool(evil),
-        overlay_volume(evil, evil, Bytes(1), &image),
+        overlay_volume(evil, Bytes(1), evil, DiskFormat::Qcow2),
         upload_volume(evil, 1),
     ];
     for text in texts {
@@ -136,17 +139,82 @@ fn every_value_is_escaped() {
 
 #[test]
 fn volumes_are_known_by_their_names() {
-    let disk = |lab: &str, host: &str| Volume::Disk { lab: lab.into(), host: host.into() };
+    let disk = |lab: &str, host: &str, layer| Volume::Disk { lab: lab.into(), host: host.into(), layer };
     let of_host = |lab: &str, host: &str| Volume::OfHost { lab: lab.into(), host: host.into() };
-    assert_eq!(Volume::parse(&disk_name("my-lab", "m")), disk("my-lab", "m"));
-    assert_eq!(Volume::parse(&disk_name("lab", "a--b")), disk("lab", "a--b"));
+    for layer in [0, 1, 12] {
+        assert_eq!(Volume::parse(&disk_name("my-lab", "m", layer)), disk("my-lab", "m", layer));
+        assert_eq!(Volume::parse(&disk_name("lab", "a--b", layer)), disk("lab", "a--b", layer));
+    }
+    assert_eq!(Volume::parse("lab--m.ready.memory"), of_host("lab", "m"));
+    let snapshot = Snapshot { image: "debian-13-0123456789ab".to_owned(), key: "00ff".to_owned() };
+    for part in [SnapshotPart::Disk, SnapshotPart::Memory, SnapshotPart::Console, SnapshotPart::Complete] {
+        let expected = Volume::Snapshot { snapshot: snapshot.clone(), part };
+        assert_eq!(Volume::parse(&snapshot.volume(part)), expected);
+    }
     assert_eq!(Volume::parse(&console_name("lab", "m")), of_host("lab", "m"));
     assert_eq!(Volume::parse("lab--m.console.0"), of_host("lab", "m"));
     for part in ImagePart::ALL {
         let name = "debian-13-0123456789ab".to_owned();
         assert_eq!(Volume::parse(&part.volume(&name)), Volume::Image { name, part });
     }
-    for name in ["", ".qcow2", "lab--m", "lab--m.iso", "notes.txt", "--"] {
+    for name in [
+        "",
+        ".qcow2",
+        "lab--m",
+        "lab--m.iso",
+        "lab--m.x.qcow2",
+        "notes.txt",
+        "--",
+        "a@.memory",
+        "a@g.memory",
+        "@0.memory",
+    ] {
         assert_eq!(Volume::parse(name), Volume::Unknown, "{name}");
     }
+}
+
+#[test]
+fn a_layer_over_a_disk_is_no_change_of_the_definition() {
+    let lab = built();
+    let at = |layer| {
+        let image = boot(&lab, "image");
+        domain(&lab, lab.host("m").unwrap(), layer, &hypervisor(Accel::Kvm), &image, KEY)
+    };
+    assert_eq!(at(0).spec, at(3).spec);
+    assert!(at(3).xml.contains("/lab--m.3.qcow2'") && at(0).xml.contains("/lab--m.qcow2'"));
+}
+
+fn template_of(lab: &Lab, software: &str) -> Option<Template> {
+    template(&lab.vm, &hypervisor(Accel::Emulated), &boot(lab, "debian-13-0123456789ab"), software)
+}
+
+#[test]
+fn a_template_is_a_host_without_identity() {
+    insta::assert_snapshot!(template_of(&built(), "qemu 10").unwrap().xml);
+}
+
+#[test]
+fn a_template_has_the_hardware_of_its_hosts() {
+    let lab = built();
+    let devices = |xml: &str| {
+        let tags = xml.lines().map(str::trim).filter_map(|line| line.split([' ', '>', '/']).next());
+        let same =
+            |tag: &&str| !["<link", "<source", "<metadata", "<pgprov:lab", "<pgprov:template"].contains(tag);
+        let all: Vec<String> = tags.filter(same).map(str::to_owned).collect();
+        let begin = all.iter().position(|tag| tag == "<features").unwrap();
+        all[begin..].join(" ")
+    };
+    let host = domain_of(&lab, "m", Accel::Emulated, "debian-13-0123456789ab").xml;
+    assert_eq!(devices(&template_of(&lab, "").unwrap().xml), devices(&host));
+}
+
+#[test]
+fn whatever_memory_depends_on_makes_another_snapshot() {
+    let (lab, mut larger) = (built(), built());
+    larger.vm.memory = Bytes(2 * lab.vm.memory.0);
+    let key = |lab: &Lab, software: &str| template_of(lab, software).unwrap().snapshot.key;
+    assert_eq!(key(&lab, "qemu 10"), key(&lab, "qemu 10"));
+    assert_ne!(key(&lab, "qemu 10"), key(&lab, "qemu 11"));
+    assert_ne!(key(&lab, "qemu 10"), key(&larger, "qemu 10"));
+    assert_eq!(template_of(&stock(), "qemu 10"), None);
 }

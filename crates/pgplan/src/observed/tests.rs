@@ -27,6 +27,7 @@ fn empty() -> Inventory {
             arch: "x86_64".into(),
             libvirt_version: "9.0.0".into(),
             qemu_version: "10.0.2".into(),
+            cpu: "00".into(),
             accel: Accel::Kvm,
             accel_reason: None,
             cpus: 2,
@@ -67,7 +68,7 @@ fn add(inventory: &mut Inventory, lab: &Lab) {
             memory: lab.vm.memory,
         });
         for name in
-            [crate::lab::disk_name(&lab.name, &host.name), machine::console_name(&lab.name, &host.name)]
+            [crate::lab::disk_name(&lab.name, &host.name, 0), machine::console_name(&lab.name, &host.name)]
         {
             let backing = name.ends_with(".qcow2").then(|| "/pool/debian-13-00.qcow2".to_owned());
             let (capacity, allocation) = (lab.vm.disk, Bytes(1024));

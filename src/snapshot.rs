@@ -1,0 +1,260 @@
+//! Boot snapshots on a hypervisor: makes one, and makes hosts of it.
+//!
+//! Booting is the slowest thing that happens to a host, and every host of an image boots in the same way. So one machine
+//! is booted, without a name and without cables, until it is idle, and saved with its memory. A host is that memory over
+//! a disk of its own, in a domain of its own. It wakes up waiting to be told who it is (see
+//! `images/files/usr/lib/pgprov/identity`), learns it before its cables are plugged in, and has in common with the others
+//! what any two machines have that boot the same kernel.
+//!
+//! A snapshot is an accelerator and nothing depends on it: whatever goes wrong, the host is booted.
+
+use std::{
+    path::Path,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use pgplan::{
+    lab::{Host, Lab},
+    machine::{BootImage, SnapshotPart, Template, overlay_volume},
+    size::Bytes,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::{
+    durable,
+    libvirt::{self, Libvirt},
+    ssh::{self, Target},
+    state,
+};
+
+/// A machine that has booted uses less of a processor than this.
+const IDLE: f64 = 0.05;
+/// How long it is watched at a time.
+const WATCH: Duration = Duration::from_millis(250);
+/// How long a machine that was woken may take to say so, and then to learn who it is.
+const TALK: Duration = Duration::from_secs(60);
+/// How long another pgprov may take that copies a host of the same snapshot.
+const TURN: Duration = Duration::from_secs(120);
+
+/// Boots the template and saves it.
+///
+/// # Errors
+/// It does not come up within `limit`, or libvirt refuses; what was made is then removed.
+pub fn make(
+    libvirt: &Libvirt,
+    template: &Template,
+    image: &BootImage,
+    disk: Bytes,
+    pool_path: &str,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let made = try_make(libvirt, template, image, disk, pool_path, limit);
+    if made.is_err() {
+        // What keeps it from being removed matters less than why it was not made.
+        let _ = libvirt.remove_template(template);
+        let _ = libvirt.remove_snapshots(&image.name, None);
+    }
+    made
+}
+
+fn try_make(
+    libvirt: &Libvirt,
+    template: &Template,
+    image: &BootImage,
+    disk: Bytes,
+    pool_path: &str,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let snapshot = &template.snapshot;
+    libvirt.remove_snapshots(&image.name, Some(snapshot))?;
+    let overlay = overlay_volume(&snapshot.volume(SnapshotPart::Disk), disk, &image.disk, image.format);
+    libvirt.start_template(template, &overlay)?;
+    let deadline = Instant::now() + limit;
+    // Says `waiting` as soon as it is so far; the rest of it is still booting then.
+    libvirt.talk(&template.domain, None, limit)?;
+    wait_until_idle(libvirt, &template.domain, deadline)?;
+    let memory = snapshot.volume(SnapshotPart::Memory);
+    libvirt.save_to(&template.domain, &format!("{pool_path}/{memory}"))?;
+    libvirt.saved_header(&memory)?;
+    libvirt.create_marker(&snapshot.volume(SnapshotPart::Complete))?;
+    Ok(())
+}
+
+fn wait_until_idle(libvirt: &Libvirt, domain: &str, deadline: Instant) -> anyhow::Result<()> {
+    let mut before = libvirt.cpu_time(domain)?;
+    let mut quiet = 0;
+    while quiet < 2 {
+        ensure!(
+            Instant::now() < deadline,
+            "the template is still busy, {:.0} s of processor time",
+            before.as_secs_f64()
+        );
+        thread::sleep(WATCH);
+        let now = libvirt.cpu_time(domain)?;
+        let share = now.saturating_sub(before).as_secs_f64() / WATCH.as_secs_f64();
+        quiet = if share < IDLE { quiet + 1 } else { 0 };
+        before = now;
+    }
+    Ok(())
+}
+
+/// What copies are made with.
+pub struct Copier<'a> {
+    /// The hypervisor.
+    pub libvirt: &'a Libvirt,
+    /// The lab of the hosts.
+    pub lab: &'a Lab,
+    /// What they are copied from.
+    pub template: &'a Template,
+    /// The lab's login key.
+    pub ssh_public_key: &'a str,
+    /// Folder of the storage pool, on the hypervisor.
+    pub pool_path: &'a str,
+    /// Held while the domain of a host is in the memory file, which all copies share.
+    pub turn: &'a Mutex<()>,
+    /// Folder with the same for other processes.
+    pub lock_dir: &'a Path,
+}
+
+impl Copier<'_> {
+    /// Makes a host, defined but not running, of the boot snapshot, and pins its key.
+    ///
+    /// # Errors
+    /// Anything at all: the host is then to be booted. It does not run, or does not answer and has to be switched off.
+    pub fn copy(&self, host: &Host, target: &Target) -> anyhow::Result<()> {
+        let xml = self.libvirt.host_xml(&self.lab.name, &host.name)?;
+        let identity = Identity::new(host, self.ssh_public_key)?;
+        self.wake(host, &xml)?;
+        self.libvirt.talk(&host.domain, Some(identity.message(SystemTime::now())?), TALK)?;
+        ssh::pin(&target.known_hosts, &host.name, &identity.host_key)?;
+        for kind in ["mgmt", "data"] {
+            self.libvirt.plug(&self.lab.name, &host.name, kind, true)?;
+        }
+        Ok(())
+    }
+
+    /// Restores the saved memory as that host, its cables pulled.
+    fn wake(&self, host: &Host, xml: &str) -> anyhow::Result<()> {
+        let memory = self.template.snapshot.volume(SnapshotPart::Memory);
+        let _mine = self.turn.lock().map_err(|_| anyhow::anyhow!("another host's thread panicked"))?;
+        let lock = durable::open_lock(&self.lock_dir.join(".snapshot.lock"))?;
+        ensure!(
+            durable::lock_until(&lock, Instant::now() + TURN)?,
+            "another pgprov has been copying hosts for {} s",
+            TURN.as_secs()
+        );
+        let header = self.libvirt.saved_header(&memory)?;
+        if libvirt::hardware(&header.xml) != libvirt::hardware(xml) {
+            bail!("the saved machine has other hardware");
+        }
+        self.libvirt.write_saved_header(&memory, &header, &libvirt::unplugged(xml))?;
+        let what = format!("host {} from the boot snapshot", host.name);
+        Ok(self.libvirt.restore_from(&what, &format!("{}/{memory}", self.pool_path), false)?)
+    }
+}
+
+/// What one copy has that no other has.
+struct Identity {
+    lines: String,
+    /// Its public SSH key, in wire format.
+    host_key: Vec<u8>,
+}
+
+impl Identity {
+    /// The identity of a host: by its name where a booted host would have the same, else random.
+    fn new(host: &Host, ssh_public_key: &str) -> anyhow::Result<Self> {
+        let key = state::new_key("").map_err(anyhow::Error::msg)?;
+        let private = key.to_openssh(ssh_key::LineEnding::LF)?;
+        let public = key.public_key().to_openssh()?;
+        let mut lines = format!("hostname {}\n", host.name);
+        // As systemd does it in a virtual machine that boots.
+        lines += &format!("machine-id {}\n", host.uuid.replace('-', ""));
+        lines += &format!("boot-id {}\n", random_uuid()?);
+        lines += &format!("entropy {}\n", STANDARD.encode(random::<64>()?));
+        lines += &format!("interface eth0 {}\ninterface eth1 {}\n", host.mgmt.mac, host.data.mac);
+        lines += &format!("authorized-key {}\n", ssh_public_key.trim());
+        lines += &format!("host-key {}\n", public.trim());
+        lines += &format!("host-private-key {}\n", STANDARD.encode(private.as_bytes()));
+        Ok(Self { lines, host_key: key.public_key().to_bytes()? })
+    }
+
+    /// What the guest is told; the clock as late as possible.
+    fn message(&self, now: SystemTime) -> anyhow::Result<String> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
+        Ok(format!("{}clock {}.{:03}\nend\n", self.lines, now.as_secs(), now.subsec_millis()))
+    }
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+    Ok(bytes)
+}
+
+/// A random UUID, version 4.
+fn random_uuid() -> anyhow::Result<String> {
+    let mut bytes = random::<16>()?;
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgplan::lab::Nic;
+
+    fn host() -> Host {
+        let nic = |mac: &str| Nic { mac: mac.to_owned(), address: [10, 0, 0, 2].into() };
+        Host {
+            name: "m".into(),
+            domain: "lab-m".into(),
+            uuid: "aaaaaaaa-bbbb-8ccc-8ddd-eeeeeeeeeeee".into(),
+            roles: Vec::new(),
+            follows: None,
+            followers: Vec::new(),
+            depth: 0,
+            data: nic("52:54:00:aa:aa:aa"),
+            mgmt: nic("52:54:00:bb:bb:bb"),
+            settings: Vec::new(),
+            description: None,
+        }
+    }
+
+    #[test]
+    fn a_guest_is_told_everything_line_by_line() {
+        let identity = Identity::new(&host(), "ssh-ed25519 AAAA lab\n").unwrap();
+        let message = identity.message(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)).unwrap();
+        let word = |line: &str| line.split(' ').next().unwrap().to_owned();
+        let words: Vec<String> = message.lines().map(word).collect();
+        let expected = "hostname machine-id boot-id entropy interface interface authorized-key host-key host-private-key clock end";
+        assert_eq!(words.join(" "), expected);
+        for line in [
+            "hostname m",
+            "machine-id aaaaaaaabbbb8ccc8dddeeeeeeeeeeee",
+            "interface eth0 52:54:00:bb:bb:bb",
+            "interface eth1 52:54:00:aa:aa:aa",
+            "authorized-key ssh-ed25519 AAAA lab",
+            "clock 1.500",
+        ] {
+            assert!(message.lines().any(|l| l == line), "{line} in {message}");
+        }
+    }
+
+    #[test]
+    fn no_two_copies_are_told_the_same_secrets() {
+        let message = || Identity::new(&host(), "k").unwrap().message(SystemTime::UNIX_EPOCH).unwrap();
+        let (one, other) = (message(), message());
+        for word in ["boot-id", "entropy", "host-key", "host-private-key"] {
+            let line = |text: &str| text.lines().find(|line| line.starts_with(word)).unwrap().to_owned();
+            assert_ne!(line(&one), line(&other));
+        }
+    }
+}
