@@ -39,6 +39,7 @@ test-e2e: setup-test
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
 	target/debug/pgprov image build debian-12
+	scripts/stock-image
 	scripts/sandbox e2e -- scripts/e2e $(ARGS)
 
 bench: build image

@@ -87,9 +87,20 @@ pub fn provide(ui: &Ui, assets: &Assets, lab: &Lab, infra: &Infra, look_only: bo
         return Ok(Provided { name, cmdline, size: Bytes(0), files: Vec::new() });
     }
     let artifact = in_cache(ui, assets, &lab.image)?;
+    refuse_small_disk(lab.vm.disk, &artifact)?;
     let files = parts(&artifact);
     let size = files.iter().filter_map(|(_, path)| Some(path.metadata().ok()?.len())).sum();
     Ok(Provided { name: artifact.name, cmdline, size: Bytes(size), files })
+}
+
+/// A disk that is smaller than the image it is a layer over would lack the end of its file system.
+fn refuse_small_disk(disk: Bytes, artifact: &Artifact) -> Result {
+    let needed = Bytes(artifact.virtual_size);
+    if disk >= needed {
+        return Ok(());
+    }
+    Err(Error::failed(format!("the disk of image {} has {needed}, vm.disk is {disk}", artifact.name))
+        .hint(format!("make vm.disk {needed} or more; it is thin: unused space costs nothing")))
 }
 
 fn recipe(assets: &Assets, release: Release) -> Recipe {
@@ -233,4 +244,28 @@ fn remove(ui: &Ui, global: &Global, args: &ImageRemove) -> Result {
     }
     ui.out(&format!("image {name} is removed"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_holds_at_least_the_image_it_is_a_layer_over() {
+        let artifact = Artifact {
+            name: "url-0123456789ab".to_owned(),
+            disk: "disk.qcow2".into(),
+            kernel: None,
+            initrd: None,
+            cmdline: String::new(),
+            virtual_size: 10 << 30,
+            sha256: String::new(),
+        };
+        assert!(refuse_small_disk(Bytes(10 << 30), &artifact).is_ok());
+        let refused = refuse_small_disk(Bytes(8 << 30), &artifact).unwrap_err();
+        assert_eq!(
+            refused.cause.to_string(),
+            "the disk of image url-0123456789ab has 10GiB, vm.disk is 8GiB"
+        );
+    }
 }

@@ -14,6 +14,7 @@ mod killed;
 mod neighbours;
 mod refused;
 mod secrets;
+mod stock;
 mod suite;
 mod verbs;
 
@@ -88,6 +89,7 @@ const CASES: &[Case] = &[
     }),
     Case::new("unused-image-is-removed", refused::unused_image_is_removed),
     Case::new("debian-12", fresh::debian_12),
+    Case::new("stock-image-installs-packages-at-up", stock::installs_packages_at_up),
 ];
 
 fn main() -> ExitCode {

@@ -12,7 +12,7 @@ use crate::{
     finding::{Finding, Findings},
     schema::{Loaded, load},
     size::{Bytes, GIB, MIB},
-    topology::{BUILT_DISK, Image, Topology},
+    topology::{BUILT_DISK, Image, StockImage, Topology},
     yaml::{Limits, Location},
 };
 
@@ -115,6 +115,15 @@ const STOCK_DISK_MIN: Bytes = Bytes(3 * GIB);
 const DISK_MAX: Bytes = Bytes(16 * 1024 * GIB);
 
 fn machines(context: &mut Context<'_>) {
+    if let Image::Stock(StockImage { mirror: None, mirror_key: Some(_), .. }) = &context.topology.image {
+        let hint =
+            "give the `mirror` that is signed with it; what the image itself is set to has its own keys";
+        context.key_error(
+            &["image", "mirror_key"],
+            "a key without a mirror says nothing",
+            &[hint.to_owned()],
+        );
+    }
     let vm = &context.topology.vm;
     let disk_min = match context.topology.image {
         Image::Built { .. } => BUILT_DISK,

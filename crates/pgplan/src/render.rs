@@ -25,7 +25,7 @@ use crate::{
     role::{self, Manifest},
     schema,
     secrets::Secrets,
-    topology::{FailoverEngine, Image, Release, RoleAttribute},
+    topology::{FailoverEngine, Image, Release, RoleAttribute, StockImage},
     yaml::Limits,
 };
 
@@ -51,7 +51,7 @@ pub struct RenderedHost {
     pub host: String,
     /// Packages to install: those its roles need, when the image does not have them inside.
     pub packages: Vec<String>,
-    /// Lines for apt's sources.list, when the topology names a mirror for a stock image.
+    /// A stanza for apt's sources, when the topology names a mirror for a stock image.
     pub sources: Option<String>,
     /// Directories in order.
     pub directories: Vec<Directory>,
@@ -233,7 +233,7 @@ impl Roles {
         context.insert("kept_slots", &kept_slots(lab, host));
         let mut rendered = RenderedHost { host: host.name.clone(), ..RenderedHost::default() };
         rendered.sources = match &lab.image {
-            Image::Stock(stock) => stock.mirror.as_deref().map(|mirror| sources(mirror, stock.release)),
+            Image::Stock(stock) => stock.mirror.as_deref().map(|mirror| sources(mirror, stock)),
             Image::Built { .. } => None,
         };
         for role in &host.roles {
@@ -450,13 +450,21 @@ fn kept_slots(lab: &Lab, host: &Host) -> Vec<String> {
     lab.with_role(POSTGRES_ROLE).filter(may_follow).map(|other| slot_name(&other.name)).collect()
 }
 
-/// One suite of the mirror; apt in the guest checks its signature as ever.
-fn sources(mirror: &str, release: Release) -> String {
-    let suite = match release {
+/// One suite of the mirror, in the format that can hold a key; apt in the guest checks its signature as ever.
+fn sources(mirror: &str, stock: &StockImage) -> String {
+    let suite = match stock.release {
         Release::Debian12 => "bookworm",
         Release::Debian13 => "trixie",
     };
-    format!("deb {mirror} {suite} main\n")
+    let key = match &stock.mirror_key {
+        None => " /usr/share/keyrings/debian-archive-keyring.gpg\n".to_owned(),
+        Some(key) => {
+            // A continuation line begins with a space, and an empty one is a dot.
+            let lines = key.trim_end().lines().map(|line| if line.trim().is_empty() { "." } else { line });
+            lines.fold("\n".to_owned(), |text, line| format!("{text} {line}\n"))
+        }
+    };
+    format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By:{key}")
 }
 
 fn hosts_lines(lab: &Lab) -> String {

@@ -92,6 +92,9 @@ pub enum Release {
     Debian13,
 }
 
+/// What an armored public key looks like; no line of it can end a here-document or a stanza.
+const PUBLIC_KEY: &str = r"^-----BEGIN PGP PUBLIC KEY BLOCK-----\n([A-Za-z0-9+/=:.,()@<> -]*\n)+-----END PGP PUBLIC KEY BLOCK-----\n*$";
+
 /// A cloud image that somebody else made, verified before use.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +120,12 @@ pub struct StockImage {
         extend("x-allowed" = URL)
     )]
     pub mirror: Option<String>,
+    /// The public key that the mirror is signed with, in ASCII armor; default: Debian's own keys.
+    #[schemars(
+        regex(pattern = PUBLIC_KEY),
+        extend("x-allowed" = "an ASCII-armored OpenPGP public key, as `gpg --armor --export` prints it")
+    )]
+    pub mirror_key: Option<String>,
 }
 
 /// Format of a disk image file.

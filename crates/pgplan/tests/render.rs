@@ -183,3 +183,31 @@ fn the_engine_knows_no_package() {
     let script = apply_script(&Roles::parse(&sources).unwrap(), &stock(""));
     assert!(script.contains(" hello ") && !script.contains("postgres"), "{script}");
 }
+
+#[test]
+fn a_mirror_of_a_stock_image_has_its_key_beside_it() {
+    let key =
+        "-----BEGIN PGP PUBLIC KEY BLOCK-----\\n\\nmDMEawGj\\n=4fEp\\n-----END PGP PUBLIC KEY BLOCK-----\\n";
+    let sources = |more: &str| roles().render(&stock(more), &masked(&stock(more))).unwrap().remove(0).sources;
+    assert_eq!(sources(""), None);
+    insta::assert_snapshot!(sources(", mirror: 'http://mirror.example/debian'").unwrap(), @r"
+    Types: deb
+    URIs: http://mirror.example/debian
+    Suites: trixie
+    Components: main
+    Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+    ");
+    let own = sources(&format!(", mirror: 'http://mirror.example/debian', mirror_key: \"{key}\"")).unwrap();
+    insta::assert_snapshot!(own, @r"
+    Types: deb
+    URIs: http://mirror.example/debian
+    Suites: trixie
+    Components: main
+    Signed-By:
+     -----BEGIN PGP PUBLIC KEY BLOCK-----
+     .
+     mDMEawGj
+     =4fEp
+     -----END PGP PUBLIC KEY BLOCK-----
+    ");
+}

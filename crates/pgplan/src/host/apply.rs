@@ -134,7 +134,8 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     out
 }
 
-/// dpkg keeps our file where a package brings one of the same name.
+/// dpkg keeps our file where a package brings one of the same name. Reading the lists has several tries: on a host that has
+/// just booted another apt may be at it, whose lock is not waited for, or the way to the mirror may not be there yet.
 fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     if plan.packages.is_empty() {
         return;
@@ -152,17 +153,19 @@ fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     let list = plan.packages.join(" ");
     let mut options = "-o DPkg::Lock::Timeout=120 -o DPkg::Options::=--force-confold".to_owned();
     if let Some(sources) = &rendered.sources {
-        let _ = writeln!(out, "cat >sources.list <<'END'\n{sources}END");
+        let _ = writeln!(out, "cat >mirror.sources <<'END'\n{sources}END");
         let _ = write!(
             options,
-            " -o Dir::Etc::SourceList={STAGE}/sources.list -o Dir::Etc::SourceParts=/dev/null"
+            " -o Dir::Etc::SourceList={STAGE}/mirror.sources -o Dir::Etc::SourceParts=/dev/null"
         );
     }
     let _ = writeln!(
         out,
         "say start packages '{list}'\n\
          export DEBIAN_FRONTEND=noninteractive\n\
-         step 300 apt-get {options} update || fail packages update\n\
+         for try in 1 2 3 4 5 6; do\n\
+         step 300 apt-get {options} -o APT::Update::Error-Mode=any update && break\n\
+         [ $try -lt 6 ] || fail packages update; sleep 10; done\n\
          step 1200 apt-get {options} install -y --no-install-recommends {list} || fail packages install\n\
          say done packages ''"
     );
