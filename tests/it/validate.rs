@@ -59,19 +59,13 @@ fn all_that_is_wrong_in_one_pass() {
       = did you mean `postgres`?
       = roles: arbiter, base, client, postgres
 
-    lab.yaml:8:26: error: `s` does not run PostgreSQL: it cannot follow anybody
-      |
-    8 |   s: { roles: [postgre], follows: n }
-      |                          ^^^^^^^
-      = add the role `postgres`, or remove `follows`
-
     lab.yaml:8:35: error: there is no host `n`
       |
     8 |   s: { roles: [postgre], follows: n }
       |                                   ^
       = hosts with PostgreSQL: m
     -- stderr --
-    error: lab.yaml has 7 errors
+    error: lab.yaml has 6 errors
     ");
 }
 

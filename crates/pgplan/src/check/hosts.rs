@@ -112,7 +112,7 @@ fn follows(context: &mut Context<'_>, name: &str, host: &Host) {
     if target == name {
         context.error(&path, format!("`{name}` cannot follow itself"), &[hint()]);
     } else if let Some(followed) = hosts.get(target) {
-        if !has_postgres(followed) && !context.is_hole(&["hosts", target, "roles"]) {
+        if lacks_postgres(context, target, followed) {
             context.error(
                 &path,
                 format!("`{target}` does not run PostgreSQL: nobody can follow it"),
@@ -124,7 +124,7 @@ fn follows(context: &mut Context<'_>, name: &str, host: &Host) {
         hints.push(hint());
         context.error(&path, format!("there is no host `{}`", list([target.as_str()])), &hints);
     }
-    if !has_postgres(host) && !context.loaded.has_holes(&context.locate(&["hosts", name, "roles"]).path) {
+    if lacks_postgres(context, name, host) {
         let message = format!("`{name}` does not run PostgreSQL: it cannot follow anybody");
         let hint = format!("add the role `{POSTGRES_ROLE}`, or remove `follows`");
         context.key_error(&path, message, &[hint]);
@@ -178,7 +178,7 @@ fn primaries(context: &mut Context<'_>, circles: bool) {
         let message = format!("two primaries: `{other}` follows nobody, and neither does `{first}`");
         context.key_error(&["hosts", other], message, &[format!("write `follows: {first}` under `{other}`")]);
     }
-    let unknown_role = |role: &String| !context.known.roles.iter().any(|known| known.name == *role);
+    let unknown_role = |role: &String| is_unknown(context, role);
     // Whoever follows somebody, has a role that is misspelt or was refused, may be meant to run PostgreSQL.
     let unclear = hosts.values().any(|host| host.follows.is_some() || host.roles.iter().any(unknown_role))
         || context.loaded.has_holes("hosts");
@@ -202,6 +202,16 @@ fn synchronous(context: &mut Context<'_>) {
         let hints = ["add a host with `follows`, or write `mode: asynchronous`".to_owned()];
         context.error(&["replication", "mode"], message, &hints);
     }
+}
+
+/// Whether the host surely has no PostgreSQL: a role that was refused or is unknown may have been meant to be that.
+fn lacks_postgres(context: &Context<'_>, name: &str, host: &Host) -> bool {
+    let refused = context.loaded.has_holes(&context.locate(&["hosts", name, "roles"]).path);
+    !has_postgres(host) && !refused && !host.roles.iter().any(|role| is_unknown(context, role))
+}
+
+fn is_unknown(context: &Context<'_>, role: &str) -> bool {
+    !context.known.roles.iter().any(|known| known.name == role)
 }
 
 pub(super) fn has_postgres(host: &Host) -> bool {
