@@ -50,8 +50,9 @@ impl Assets {
         let sources = files::sources(global.assets.as_deref())?;
         let roles = Roles::parse(&sources).map_err(|bad| {
             let text = |file: &str| {
-                let name = file.strip_prefix("roles/").unwrap_or(file);
-                sources.roles.get(name).map_or("", String::as_str)
+                let role = file.strip_prefix("roles/").and_then(|name| sources.roles.get(name));
+                let template = || sources.templates.get(file.strip_prefix("templates/")?);
+                role.or_else(template).map_or("", String::as_str)
             };
             let all: String =
                 bad.iter().map(|(file, findings)| excerpt::render(findings, file, text(file))).collect();

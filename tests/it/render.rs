@@ -105,7 +105,7 @@ fn assets_that_cannot_be_used() {
         "role: watch\nsummary: Watches.\nfiles:\n  - { path: /x, template: watch/x, notify: [shout] }\n",
     );
     home.write("course/templates/watch/x", "{{ host.name");
-    assert_snapshot!(home.run(&["render", "lab.yaml", "--assets", "course"]), @r#"
+    assert_snapshot!(home.run(&["render", "lab.yaml", "--assets", "course"]), @"
     exit 3
     -- stderr --
     error: role manifests or templates have errors
@@ -113,8 +113,11 @@ fn assets_that_cannot_be_used() {
       |
     1 | role: watch
       | ^
-    templates:1:1: error: error: Unexpected end of input\n --> watch/x:1:13\n  |\n1 | {{ host.name\n  |             ^
-    "#);
+    templates/watch/x:1:13: error: Unexpected end of input
+      |
+    1 | {{ host.name
+      |             ^
+    ");
     // One that is fine until it is rendered.
     home.write(
         "course/roles/watch.yaml",

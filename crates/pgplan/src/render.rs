@@ -16,10 +16,10 @@ use std::{
 };
 
 use serde::Serialize;
-use tera::{Context, Tera};
+use tera::{Context, ErrorKind, Span, Tera};
 
 use crate::{
-    finding::{Finding, Span},
+    finding::{self, Finding},
     lab::{Host, Lab, POSTGRES_ROLE},
     profile::{self, SLOT_PREFIX, slot_name},
     role::{self, Manifest},
@@ -179,7 +179,7 @@ impl Roles {
         let mut tera = Tera::new();
         tera.autoescape_on(Vec::<&'static str>::new());
         if let Err(error) = tera.add_raw_templates(sources.templates.iter()) {
-            bad.push(("templates".to_owned(), vec![whole(chain(&error))]));
+            bad.push(template_finding(&error));
         }
         if bad.is_empty() { Ok(Self { manifests, tera }) } else { Err(bad) }
     }
@@ -266,9 +266,23 @@ impl Roles {
     }
 }
 
+/// What Tera says about a template that does not parse, with the file it is about.
+fn template_finding(error: &tera::Error) -> (String, Vec<Finding>) {
+    match error.kind() {
+        ErrorKind::SyntaxError(report) => {
+            let Span { start_line: line, start_col, end_line, end_col, .. } = report.span();
+            let length = if end_line == line { end_col.saturating_sub(*start_col).max(1) } else { 1 };
+            let span = finding::Span { line: *line, column: start_col + 1, length };
+            let finding = Finding::error(span, "", report.message());
+            (format!("templates/{}", report.filename()), vec![finding])
+        }
+        _ => ("templates".to_owned(), vec![whole(chain(error))]),
+    }
+}
+
 /// A finding about the whole text.
 fn whole(message: String) -> Finding {
-    Finding::error(Span { line: 1, column: 1, length: 1 }, "", message)
+    Finding::error(finding::Span { line: 1, column: 1, length: 1 }, "", message)
 }
 
 /// What a schema cannot say about a manifest.
