@@ -60,7 +60,7 @@ pub enum Command {
     /// Create a lab, or bring it in line with its topology
     Up(Up),
     /// Show the hosts of a lab: roles, replication, lag
-    Status(LabArg),
+    Status(Status),
     /// Log in to a host, or run a command on it
     Ssh(Ssh),
     /// Run a command on several hosts at once
@@ -106,6 +106,17 @@ pub struct LabArg {
     /// Name of the lab, or its topology file [default: the only lab there is]
     #[arg(value_name = "LAB", env = "PGPROV_LAB")]
     pub lab: Option<String>,
+}
+
+/// Arguments of status
+#[derive(Args, Debug)]
+pub struct Status {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabArg,
+    /// List the labs of the hypervisor instead, also those made by others
+    #[arg(short, long)]
+    pub all: bool,
 }
 
 /// A lab by option

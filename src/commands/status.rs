@@ -7,7 +7,7 @@ use std::{
 };
 
 use pgplan::{
-    lab::{Host, Lab, POSTGRES_ROLE},
+    lab::{BASE_ROLE, Host, Lab, POSTGRES_ROLE},
     observed::{DomainState, Infra},
     render::RenderedHost,
 };
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::context::{OpenLab, target};
 use crate::{
-    cli::{Global, LabArg},
+    cli::{Global, Status},
     error::Result,
     libvirt::Libvirt,
     ssh::{Session, Target},
@@ -49,6 +49,8 @@ pub struct HostStatus {
     pub uptime_seconds: Option<u64>,
     /// What its PostgreSQL server says.
     pub postgres: Option<Server>,
+    /// What the status scripts of other roles say, by role: JSON, or text when it is none.
+    pub reports: Map<String, Value>,
     /// Why it could not be asked.
     pub error: Option<String>,
 }
@@ -82,11 +84,12 @@ pub struct Server {
 ///
 /// # Errors
 /// There is no such lab, or libvirt does not answer.
-pub fn run(ui: &Ui, global: &Global, args: &LabArg) -> Result {
-    if args.lab.is_none() && crate::state::list(&crate::state::root()?)?.len() != 1 {
+pub fn run(ui: &Ui, global: &Global, args: &Status) -> Result {
+    let wanted = args.lab.lab.as_deref();
+    if args.all || wanted.is_none() && crate::state::list(&crate::state::root()?)?.len() != 1 {
         return list(ui, global);
     }
-    let (open, assets) = OpenLab::find(global, args.lab.as_deref())?;
+    let (open, assets) = OpenLab::find(global, wanted)?;
     let rendered = open.rendered(&assets)?;
     let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
     let hosts = collect(&open.state, &open.lab, &rendered, Some(&infra), BTreeMap::new());
@@ -176,16 +179,35 @@ fn ask(
     let script: String =
         scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n")).collect();
     let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, ANSWER)?;
-    let mut parts = Map::new();
-    let mut role = String::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        if let Some(name) = line.strip_prefix('@') {
-            name.clone_into(&mut role);
-        } else if let Ok(value) = serde_json::from_str::<Value>(line) {
-            parts.insert(role.clone(), value);
+    let roles: Vec<&str> = scripts.iter().map(|(role, _)| role.as_str()).collect();
+    Ok(parts(&String::from_utf8_lossy(&output.stdout), &roles))
+}
+
+/// What each role said: all its lines as JSON, or as text. A line with `@` and the name of a role begins its part.
+fn parts(output: &str, roles: &[&str]) -> Map<String, Value> {
+    let mut texts: Vec<(&str, String)> = Vec::new();
+    for line in output.lines() {
+        match (line.strip_prefix('@').filter(|name| roles.contains(name)), texts.last_mut()) {
+            (Some(role), _) => texts.push((role, String::new())),
+            (None, Some((_, text))) => text.push_str(&format!("{line}\n")),
+            (None, None) => {}
         }
     }
-    Ok(parts)
+    let spoke = texts.into_iter().filter(|(_, text)| !text.trim().is_empty());
+    let value = |text: String| serde_json::from_str(&text).unwrap_or_else(|_| text.trim().into());
+    spoke.map(|(role, text)| (role.to_owned(), value(text))).collect()
+}
+
+/// What a role of the user said, on one line: the keys and values of an object, else as it is.
+fn report(value: &Value) -> String {
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text = match value {
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(", ")
+        }
+        other => plain(other),
+    };
+    ui::printable(&text).lines().collect::<Vec<_>>().join("; ")
 }
 
 fn host_status(
@@ -209,7 +231,10 @@ fn host_status(
         Some(false) => "primary".to_owned(),
         None => own,
     };
+    let known = |role: &str| role == BASE_ROLE || role == POSTGRES_ROLE;
+    let reports = parts.into_iter().flatten().filter(|(role, _)| !known(role));
     HostStatus {
+        reports: reports.map(|(role, value)| (role.clone(), value.clone())).collect(),
         name: host.name.clone(),
         role,
         roles: host.roles.clone(),
@@ -217,7 +242,7 @@ fn host_status(
         address: host.data.address.to_string(),
         mgmt_address: host.mgmt.address.to_string(),
         follows: host.follows.clone(),
-        uptime_seconds: parts.and_then(|parts| parts.get("base")?.get("uptime_seconds")?.as_u64()),
+        uptime_seconds: parts.and_then(|parts| parts.get(BASE_ROLE)?.get("uptime_seconds")?.as_u64()),
         postgres,
         error: answer.and_then(|answer| answer.as_ref().err()).map(|error| format!("{error:#}")),
     }
@@ -270,6 +295,9 @@ pub fn table(ui: &Ui, hosts: &[HostStatus]) -> String {
     for host in hosts {
         if let Some(error) = &host.error {
             text.push_str(&format!("{}: {}\n", host.name, ui::printable(error)));
+        }
+        for (role, value) in &host.reports {
+            text.push_str(&format!("{}: {role}: {}\n", host.name, report(value)));
         }
         for name in host.postgres.iter().flat_map(|server| &server.pending_restart) {
             text.push_str(&format!("{}: {name} waits for a restart\n", host.name));
@@ -324,5 +352,33 @@ fn uptime(seconds: u64) -> String {
         120..=7_199 => format!("{} min", seconds / 60),
         7_200..=172_799 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_say_json_or_text_on_any_number_of_lines() {
+        let output = "@base\n{\"uptime_seconds\": 7}\n@own\n{\n\"beats\": 12,\n\"last\": \"now\"\n}\n@lines\none\n@two\n@mute\n";
+        let parts = parts(output, &["base", "own", "lines", "mute"]);
+        assert_eq!(parts["base"], json!({"uptime_seconds": 7}));
+        assert_eq!(report(&parts["own"]), "beats 12, last now");
+        assert_eq!(report(&parts["lines"]), "one; @two");
+        assert!(!parts.contains_key("mute"));
+    }
+
+    #[test]
+    fn reports_of_own_roles_are_below_the_table_and_in_json() {
+        let topology =
+            serde_json::from_value(json!({"lab": "x", "hosts": {"m": {"roles": ["own"]}}})).unwrap();
+        let lab = pgplan::lab::derive(&topology, &Default::default());
+        let said = json!({"base": {"uptime_seconds": 7}, "own": {"beats": 12}});
+        let answers = BTreeMap::from([("m".to_owned(), Ok(said.as_object().unwrap().clone()))]);
+        let status = host_status(&lab.hosts[0], Some(DomainState::Running), true, &answers);
+        assert_eq!(serde_json::to_value(&status).unwrap()["reports"], json!({"own": {"beats": 12}}));
+        let ui = Ui::new(ui::Format::Human, ui::Color::Never, true, true);
+        assert!(table(&ui, &[status]).ends_with("\nm: own: beats 12\n"));
     }
 }

@@ -28,6 +28,9 @@ pub fn two_labs_side_by_side(suite: &Suite) -> Result<()> {
     ensure!(mixed == "0", "expected the row of lab pair in lab pair only");
     suite.pgprov(["psql", "m", "--", "-c", "select 1"]).run()?.exits(2)?.says("labs: lab, pair")?;
     suite.pgprov(["status"]).ok()?.says("4 of 4 running")?.says("2 of 2 running")?;
+    // By their marks, whoever has their state.
+    let elsewhere = suite.pgprov(["status", "--all"]).env("PGPROV_STATE_DIR", suite.folder("elsewhere")?);
+    elsewhere.ok()?.says("4 of 4 running")?.says("2 of 2 running")?;
     for lab in [&main, &pair] {
         lab.is_as_its_topology_says()?;
     }

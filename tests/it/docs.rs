@@ -221,6 +221,7 @@ fn healthy(lab: &Lab, host: &lab::Host) -> HostStatus {
         (None, _) => &host.roles[1],
     };
     HostStatus {
+        reports: serde_json::Map::new(),
         name: host.name.clone(),
         role: role.to_owned(),
         roles: host.roles.clone(),

@@ -156,6 +156,9 @@ fn a_lab_whose_hosts_are_gone() {
     s       postgres  missing  10.103.4.160  10.103.5.160  -         -     -    -
     client  client    missing  10.103.4.146  10.103.5.146  -         -     -    -
     ");
+    // It is the only lab with state here, but not one that the hypervisor has.
+    assert_eq!(home.run(&["status"]).to_string(), home.run(&["status", "shop"]).to_string());
+    assert_eq!(home.run(&["status", "--all", "-o", "json"]).json(), json!({"labs": {}}));
     let status = home.run(&["status", "shop", "-o", "json"]).json();
     assert_eq!(status["hosts"][1]["name"], "s");
     assert_eq!(status["hosts"][1]["role"], "postgres");
