@@ -3,7 +3,7 @@ LAB ?= topologies/lab.yaml
 CARGO ?= cargo
 PGPROV = target/release/pgprov
 
-.PHONY: up destroy test test-fast test-e2e lint bench setup setup-test build image fmt docs
+.PHONY: up destroy verify test test-fast test-e2e lint bench setup setup-test build image fmt docs
 
 up: setup build image ## install what is missing, build, build the image once, bring the lab up
 	$(PGPROV) up $(LAB)
@@ -42,6 +42,9 @@ test-e2e: setup-test
 	scripts/stock-image
 	scripts/sandbox e2e -- scripts/e2e $(ARGS)
 
+verify: ## the failover machine in full bounds, about an hour: see docs/failover.md
+	PGAGENT_VERIFY=full $(CARGO) test --locked -p pgagent-core -- --nocapture
+
 bench: build image
 	$(CARGO) bench --locked --no-run --bench labs
 	scripts/sandbox bench -- scripts/bench $(ARGS)
@@ -51,3 +54,4 @@ fmt:
 
 docs: ## regenerate docs/cli.md and the pictures in docs/
 	INSTA_UPDATE=always $(CARGO) test --test it docs
+	INSTA_UPDATE=always $(CARGO) test -p pgagent-core --test documents

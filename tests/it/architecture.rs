@@ -83,6 +83,22 @@ fn the_planner_has_these_dependencies_and_no_others() {
     ");
 }
 
+/// The failover machine decides; it does not even know a runtime.
+#[test]
+fn the_failover_machine_has_these_dependencies_and_no_others() {
+    let names: Vec<String> = dependencies("pgagent-core").into_iter().collect();
+    assert_snapshot!(names.join("\n"), @"
+    pgagent-core
+    proc-macro2
+    quote
+    serde
+    serde_core
+    serde_derive
+    syn
+    unicode-ident
+    ");
+}
+
 /// libvirt and SSH are C libraries, and the way to machines: only the program at the top may have them.
 #[test]
 fn only_the_root_package_reaches_machines() {

@@ -1,0 +1,244 @@
+//! The rules of promotion, one by one, at the arbiter and at the standby.
+
+use pgagent_core::{
+    Ask, Beat, Durability, Lsn, Member, Message, Nonce, Probe, Record, Refusal, Request, Rto, Site, Stamp,
+    Time, Timing, Want,
+    arbiter::{self, Action, Arbiter, Event},
+    node::{self, Config, Node, Op, Phase, Receiver, Role, Server, Up},
+};
+
+const TIMING: Timing = Timing::of(Rto::Norm);
+
+fn record() -> Record {
+    Record {
+        stamp: Stamp { incarnation: 1, version: 5 },
+        system: 77,
+        epoch: 1,
+        primary: Site::One,
+        in_sync: true,
+        confirmed: true,
+        floor: Lsn(100),
+        timeline: 1,
+        lossy: 0,
+        by: None,
+    }
+}
+
+fn beat(sent: u64, want: Want) -> Message {
+    Message::Beat(Beat {
+        session: 1,
+        sent: Time(sent),
+        want,
+        epoch: 1,
+        incarnation: 1,
+        record: None,
+        claim: None,
+        wal: Lsn(0),
+        timing: TIMING,
+    })
+}
+
+fn promote(version: u64, received: u64) -> Message {
+    let nonce = Nonce { site: Site::Two, session: 1, count: 1 };
+    let stamp = Stamp { incarnation: 1, version };
+    Message::Request(Request { nonce, stamp, ask: Ask::Promote { timeline: 1, received: Lsn(received) } })
+}
+
+struct Bench(Arbiter);
+
+impl Bench {
+    /// An arbiter that started at 0 and at 10 s granted the primary a lease.
+    fn new(record: Record) -> Bench {
+        let disk = arbiter::Durable { incarnation: 1, token: 1, record: Some(record) };
+        let mut bench = Bench(Arbiter::start(Some(disk), 0, Time(0)).0);
+        bench.tell(10_000, Event::Received(Site::One, beat(1, Want::Lease)));
+        bench
+    }
+
+    fn tell(&mut self, now: u64, event: Event) -> Vec<Action> {
+        let (next, actions) = arbiter::step(&TIMING, &self.0, Time(now), event);
+        self.0 = next;
+        actions
+    }
+
+    fn probe(&mut self, now: u64, alive: bool) {
+        self.tell(now, Event::Probed(Site::One, Probe { at: Time(now), alive }));
+    }
+
+    /// The answer to PROMOTE.
+    fn promote(&mut self, now: u64, version: u64, received: u64) -> Option<Refusal> {
+        let actions = self.tell(now, Event::Received(Site::Two, promote(version, received)));
+        let refused = actions.iter().find_map(|action| match action {
+            Action::Send(Site::Two, Message::Reply(reply)) => Some(reply.refused),
+            _ => None,
+        });
+        if refused == Some(None) {
+            assert!(
+                matches!(actions[0], Action::Persist(_)),
+                "the record is on disk before anyone hears of it"
+            );
+        }
+        refused.expect("every request is answered")
+    }
+}
+
+#[test]
+fn the_standby_is_promoted_when_the_arbiter_has_lost_the_primary_too() {
+    let mut bench = Bench::new(record());
+    bench.probe(13_100, false);
+    assert_eq!(bench.promote(13_100, 5, 200), None);
+    let record = bench.0.record().unwrap();
+    assert_eq!(
+        (record.epoch, record.primary, record.confirmed, record.in_sync),
+        (2, Site::Two, false, false)
+    );
+}
+
+#[test]
+fn no_promotion_while_a_lease_may_run() {
+    let mut bench = Bench::new(record());
+    bench.probe(12_900, false);
+    assert_eq!(bench.promote(12_999, 5, 200), Some(Refusal::LeaseRuns));
+    // A lease that an earlier run of the arbiter granted is not remembered, so one is assumed.
+    let disk = bench.0.durable.clone();
+    let mut restarted = Bench(Arbiter::start(Some(disk), 0, Time(20_000)).0);
+    restarted.probe(22_000, false);
+    assert_eq!(restarted.promote(22_900, 5, 200), Some(Refusal::LeaseRuns));
+}
+
+#[test]
+fn no_promotion_while_the_arbiter_reaches_the_primary() {
+    let mut bench = Bench::new(record());
+    assert_eq!(bench.promote(14_000, 5, 200), Some(Refusal::StillAlive), "it has not tried");
+    bench.probe(14_000, true);
+    assert_eq!(bench.promote(14_000, 5, 200), Some(Refusal::StillAlive));
+    bench.probe(14_000, false);
+    assert_eq!(bench.promote(16_001, 5, 200), Some(Refusal::StillAlive), "that was too long ago");
+}
+
+#[test]
+fn no_promotion_of_a_standby_that_lacks_commits() {
+    for (record, received, version, refusal) in [
+        (Record { in_sync: false, ..record() }, 200, 5, Refusal::NotInSync),
+        (Record { confirmed: false, ..record() }, 200, 5, Refusal::Unconfirmed),
+        (Record { timeline: 2, ..record() }, 200, 5, Refusal::Behind),
+        (record(), 99, 5, Refusal::Behind),
+        (record(), 200, 4, Refusal::Stale),
+        (Record { primary: Site::Two, ..record() }, 200, 5, Refusal::WrongRole),
+    ] {
+        let mut bench = Bench::new(record);
+        bench.probe(14_000, false);
+        assert_eq!(bench.promote(14_000, version, received), Some(refusal));
+        assert_eq!(bench.0.record().unwrap().epoch, 1);
+    }
+}
+
+#[test]
+fn an_arbiter_with_an_old_disk_forgets_it() {
+    let mut bench = Bench::new(record());
+    let newer = Record { stamp: Stamp { incarnation: 1, version: 9 }, ..record() };
+    let Message::Beat(old) = beat(2, Want::Lease) else { unreachable!() };
+    bench.tell(10_500, Event::Received(Site::One, Message::Beat(Beat { record: Some(newer), ..old })));
+    assert_eq!(bench.0.record(), None);
+    assert_eq!(bench.0.durable.incarnation, 2);
+    bench.probe(14_000, false);
+    assert_eq!(bench.promote(14_000, 5, 200), Some(Refusal::NoMemory));
+}
+
+fn standby(record: Record, system: u64) -> Node {
+    let disk = node::Durable {
+        session: 3,
+        incarnation: 1,
+        record: Some(record),
+        epoch: 1,
+        role: Role::Standby,
+        ..node::Durable::default()
+    };
+    tell(&Node::start(Some(disk), Time(0)).0, 10, node::Event::Observed(up(system))).0
+}
+
+fn up(system: u64) -> Server {
+    Server::Up(Up {
+        system,
+        started: 1,
+        recovery: true,
+        timeline: 1,
+        sync: false,
+        wal: Lsn(200),
+        receiver: Receiver::Waiting,
+        standby: None,
+    })
+}
+
+fn tell(node: &Node, now: u64, event: node::Event) -> (Node, Vec<node::Action>) {
+    let config = Config { me: Site::Two, timing: TIMING, durability: Durability::MaxAvailability };
+    node::step(&config, node, Time(now), event)
+}
+
+/// A standby whose primary was silent for `silent` ms; whether it hears the arbiter, and reaches the primary's PostgreSQL.
+fn votes(record: Record, silent: u64, arbiter: bool, alive: bool) -> bool {
+    let mut node = standby(record, 77);
+    let now = 10_000;
+    (node.peer.heard, node.peer.granted) = (Time(now - silent), Some(Time(now - silent)));
+    node.arbiter.heard = if arbiter { Time(now - 100) } else { Time(0) };
+    let (node, _) = tell(&node, now, node::Event::Probed(Probe { at: Time(now), alive }));
+    node.phase == Phase::Voting
+}
+
+#[test]
+fn the_standby_asks_when_only_the_primary_is_lost() {
+    assert!(votes(record(), 3_000, true, false));
+    assert!(!votes(record(), 2_999, true, false), "not before the promote time is over");
+    assert!(
+        !votes(record(), 9_000, false, false),
+        "not when it hears nobody: it may be the one that is cut off"
+    );
+    assert!(!votes(record(), 9_000, true, true), "not when PostgreSQL answers");
+    assert!(!votes(Record { in_sync: false, ..record() }, 9_000, true, false), "not when it lacks commits");
+    assert!(!votes(Record { confirmed: false, ..record() }, 9_000, true, false));
+    assert!(
+        !votes(Record { floor: Lsn(201), ..record() }, 9_000, true, false),
+        "not when its log was cut back"
+    );
+}
+
+#[test]
+fn a_voter_grants_the_primary_nothing_and_remembers_what_it_grants() {
+    let mut node = standby(record(), 77);
+    let ask = |node: &Node| {
+        tell(node, 10_000, node::Event::Received(Member::Data(Site::One), beat(1, Want::Lease)))
+    };
+    let grants = |actions: &[node::Action]| {
+        actions
+            .iter()
+            .any(|action| matches!(action, node::Action::Send(_, Message::Answer(answer)) if answer.lease))
+    };
+    let (granted, actions) = ask(&node);
+    assert!(grants(&actions));
+    assert_eq!(granted.peer.granted, Some(Time(10_000)));
+    node.phase = Phase::Voting;
+    // The beat ends the vote, but it was not granted anything.
+    let (refused, actions) = ask(&node);
+    assert!(!grants(&actions));
+    assert_eq!((refused.phase, refused.peer.granted), (Phase::Standby, Some(Time(0))));
+}
+
+#[test]
+fn data_of_another_cluster_is_not_touched() {
+    let node = standby(record(), 78);
+    assert_eq!(node.phase, Phase::Halted);
+    for event in
+        [node::Event::Tick, node::Event::Observed(up(78)), node::Event::Command(node::Command::Rejoin)]
+    {
+        let (next, actions) = tell(&node, 60_000, event);
+        assert_eq!(next.phase, Phase::Halted);
+        let touches: Vec<&Op> = actions
+            .iter()
+            .filter_map(|action| match action {
+                node::Action::Server(op) => Some(op),
+                _ => None,
+            })
+            .collect();
+        assert!(touches.is_empty(), "{touches:?}");
+    }
+}
