@@ -9,6 +9,7 @@ use crate::suite::{Lab, MAIN, PAIR, Suite, host};
 /// When the server started and when it last read its configuration.
 const TIMES: &str = "select pg_postmaster_start_time(), pg_conf_load_time()";
 const STARTED: &str = "select pg_postmaster_start_time()";
+const SLOTS: &str = "select string_agg(slot_name, ',' order by slot_name) from pg_replication_slots";
 const CONF: &str = "/etc/postgresql/17/main/conf.d";
 
 /// When there is nothing to do, `plan` and `up` say so and do nothing.
@@ -118,12 +119,28 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     let before = others(&lab)?;
     lab.up(&file)?.exits(0)?;
     lab.streams("m", "far", "down the cascade")?;
-    let sender = lab.psql("s", "select application_name || ' ' || state from pg_stat_replication")?;
-    ensure!(sender == "far streaming", "expected far to stream from s, s says {sender:?}");
+    let sender = "select application_name || ' ' || state from pg_stat_replication";
+    lab.psql_becomes("s", sender, "far streaming")?;
     let sync = lab.status()?;
     ensure!(host(&sync, "far")?["follows"] == "s", "expected far to follow s in {sync:#}");
     let now = others(&lab)?;
     ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
+
+    // It is told to follow m while it streams from s: the slot that it uses there goes all the same.
+    let direct = suite.file("direct.yaml", &format!("{text}  far: {{ roles: [postgres], follows: m }}\n"))?;
+    lab.up(&direct)?.exits(0)?;
+    suite.pgprov(["plan"]).args([&direct]).ok()?.says("nothing to do")?;
+    lab.streams("m", "far", "straight from m")?;
+    let senders =
+        "select string_agg(application_name, ',' order by application_name) from pg_stat_replication";
+    lab.psql_becomes("m", senders, "far,s")?;
+    let slots = lab.psql("s", SLOTS)?;
+    ensure!(slots.is_empty(), "expected s to have no slot for far, which follows m now, it has {slots}");
+    lab.up(&file)?.exits(0)?;
+    lab.streams("m", "far", "down the cascade again")?;
+    lab.psql_becomes("s", sender, "far streaming")?;
+    let slots = [lab.psql("m", SLOTS)?, lab.psql("s", SLOTS)?];
+    ensure!(slots == ["pgprov_s", "pgprov_far"], "expected the slots of the cascade, got {slots:?}");
 
     let refused = lab.up(&lab.file)?.exits(2)?.says("destroy far and its disk")?.says("--yes")?;
     ensure!(
@@ -134,7 +151,7 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).ok()?;
     let left: Vec<String> = suite.everything()?.into_iter().filter(|name| name.contains("far")).collect();
     ensure!(left.is_empty(), "expected nothing of far, found {left:?}");
-    let slots = lab.psql("s", "select string_agg(slot_name, ',') from pg_replication_slots")?;
+    let slots = lab.psql("s", SLOTS)?;
     ensure!(slots == "mine", "expected s to have no slot but the one that is not ours, it has {slots}");
     lab.psql("s", "select pg_drop_replication_slot('mine')")?;
     let now = others(&lab)?;
