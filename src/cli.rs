@@ -79,6 +79,11 @@ pub enum Command {
     Suspend(LabArg),
     /// Wake a suspended lab
     Resume(LabArg),
+    /// Save all hosts of a lab with their memory, to go back to
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
+    /// Take a lab back to a checkpoint, whatever was done to it
+    Reset(Reset),
     /// Take a lab away: its hosts, networks, disks and secrets, and nothing else
     Destroy(Destroy),
     /// Build, list and remove images
@@ -150,6 +155,9 @@ pub struct Up {
     /// Boot new hosts, instead of copying them from a machine that was booted once and saved
     #[arg(long)]
     pub boot: bool,
+    /// Neither start from checkpoint `ready` nor make it
+    #[arg(long)]
+    pub no_checkpoint: bool,
     /// Seconds that one host may take to boot and answer
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     pub boot_timeout: u64,
@@ -261,9 +269,56 @@ pub struct Destroy {
     /// Every lab on this hypervisor
     #[arg(long, conflicts_with = "lab")]
     pub all: bool,
+    /// Keep its checkpoints and secrets: the next `up` starts from checkpoint `ready`
+    #[arg(long)]
+    pub keep_checkpoints: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+}
+
+/// Verbs for checkpoints
+#[derive(Debug, Subcommand)]
+pub enum Checkpoint {
+    /// Save the lab as it is now; it stands still for some seconds
+    Save(CheckpointSave),
+    /// List checkpoints and what they cost
+    List(LabOption),
+    /// Remove a checkpoint
+    Remove(CheckpointRemove),
+}
+
+/// Arguments of checkpoint save
+#[derive(Args, Debug)]
+pub struct CheckpointSave {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Name of the checkpoint
+    pub name: String,
+    /// Make it anew when it exists
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Arguments of checkpoint remove
+#[derive(Args, Debug)]
+pub struct CheckpointRemove {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Name of the checkpoint
+    pub name: String,
+}
+
+/// Arguments of reset
+#[derive(Args, Debug)]
+pub struct Reset {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Name of the checkpoint [default: ready, which `up` makes]
+    pub name: Option<String>,
 }
 
 /// Verbs for images

@@ -1,5 +1,6 @@
 //! One file a verb. Each gets the terminal, the global options and its arguments; none decides what a plan holds.
 
+pub mod checkpoint;
 pub mod context;
 pub mod destroy;
 pub mod doctor;
@@ -64,6 +65,8 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::SshConfig(args) => ssh_config::run(ui, global, &args),
         Command::Suspend(args) => suspend::suspend(ui, global, &args),
         Command::Resume(args) => suspend::resume(ui, global, &args),
+        Command::Checkpoint(args) => checkpoint::run(ui, global, &args),
+        Command::Reset(args) => checkpoint::reset(ui, global, &args),
         Command::Destroy(args) => destroy::run(ui, global, &args),
         Command::Image(args) => image::run(ui, global, &args),
         Command::Doctor => doctor::run(ui, global),

@@ -54,6 +54,8 @@ pub struct World {
     pub template: Option<Template>,
     /// Why hosts boot although they were to be copied, once that is known.
     pub boot_reason: OnceLock<String>,
+    /// The number of the layer that a new disk is, by host; 0 for hosts that are not listed.
+    pub next_layer: BTreeMap<String, u32>,
     /// Hosts take turns while they are copied.
     pub copying: Mutex<()>,
     /// Folder of the state of all labs.
@@ -130,13 +132,15 @@ pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<
         Step::CreateDisk { host } => {
             // The new host makes a key of its own; the pinned one is that of a host that is gone.
             ssh::forget(&world.targets[host].known_hosts, host)?;
-            let (volume, (backing, format)) = (disk_name(name, host, 0), world.base());
+            let layer = world.fresh_layer(host);
+            let (volume, (backing, format)) = (disk_name(name, host, layer), world.base());
             let disk = machine::overlay_volume(&volume, lab.vm.disk, &backing, format);
-            libvirt.create_disk(name, host, 0, &disk)
+            libvirt.create_disk(name, host, layer, &disk)
         }
         Step::DefineHost { host: part } => {
-            let (image, layer) =
-                made_from.get(part).map_or((&world.image.name, 0), |(name, layer)| (name, *layer));
+            let (image, layer) = made_from
+                .get(part)
+                .map_or((&world.image.name, world.fresh_layer(part)), |(name, layer)| (name, *layer));
             let image = BootImage::in_pool(&hypervisor.pool_path, image, &lab.image, &world.image.cmdline);
             let domain = machine::domain(lab, host(part)?, layer, hypervisor, &image, &world.ssh_public_key);
             libvirt.define_host(name, part, &domain.xml)
@@ -216,6 +220,10 @@ impl World {
             ssh_public_key: &self.ssh_public_key,
             hosts: &self.hosts,
         }
+    }
+
+    fn fresh_layer(&self, host: &str) -> u32 {
+        self.next_layer.get(host).copied().unwrap_or(0)
     }
 
     /// The disk that new disks are based on.
@@ -331,7 +339,7 @@ fn summary(timing: &Timing) -> String {
     match timing.boot.as_millis() {
         0 => format!("configured in {:.1} s", timing.configure.as_secs_f64()),
         _ => format!(
-            "booted in {:.1} s, configured in {:.1} s",
+            "up in {:.1} s, configured in {:.1} s",
             timing.boot.as_secs_f64(),
             timing.configure.as_secs_f64()
         ),

@@ -1,5 +1,6 @@
 //! The imperative shell of pgprov: libvirt, SSH, files and the terminal around the pure planner in `pgplan`.
 
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod connect;

@@ -257,7 +257,11 @@ pub fn lab_name(assets: &Assets, wanted: &str) -> Result<String> {
     Ok(topology.lab)
 }
 
-fn only_lab(root: &Path) -> Result<String> {
+/// The only lab there is.
+///
+/// # Errors
+/// There is none, or more than one.
+pub fn only_lab(root: &Path) -> Result<String> {
     let mut labs = state::list(root)?;
     match labs.len() {
         1 => Ok(labs.remove(0)),

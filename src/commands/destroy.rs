@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::context::{Assets, lab_name};
 use crate::{
+    checkpoint::Store,
     cli::{Destroy, Global},
     error::{Error, Result},
     libvirt::Libvirt,
@@ -54,17 +55,25 @@ pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
         return Err(Error::usage("not confirmed").hint("add --yes to do it without asking"));
     }
     for lab in &there {
-        destroy(ui, &libvirt, &root, lab)?;
+        destroy(ui, &libvirt, &root, lab, args.keep_checkpoints)?;
     }
     Ok(())
 }
 
 /// The state goes last: while anything is left, the lab can still be found and destroyed.
-fn destroy(ui: &Ui, libvirt: &Libvirt, root: &std::path::Path, lab: &str) -> Result {
+fn destroy(ui: &Ui, libvirt: &Libvirt, root: &std::path::Path, lab: &str, keep: bool) -> Result {
     let state = LabState::open(root, lab)?;
     let lock = state.as_ref().map(|state| state.lock("pgprov destroy", LOCK)).transpose()?;
     let line = ui.line(lab, lab.len());
     line.now("destroying");
+    if let (Some(state), true) = (&state, keep) {
+        // Domains with their saved memory and networks; of the volumes only what checkpoints do not need.
+        libvirt.remove_machines(lab)?;
+        Store::new(state).sweep(libvirt, false)?;
+        line.drop_quietly();
+        ui.out(&format!("lab {lab} is put away, its checkpoints are kept"));
+        return Ok(());
+    }
     libvirt.remove_lab(lab)?;
     if let (Some(state), Some(lock)) = (state, lock) {
         state.remove(lock)?;

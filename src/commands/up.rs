@@ -10,19 +10,22 @@ use std::{
 
 use pgplan::{
     host::Facts,
-    lab::{self, Lab},
+    lab::{self, Lab, Pins},
     machine::{self, Accel, BootImage, POOL_PATH},
     observed::{DomainState, Infra},
     plan::{self, Plan, Step},
     render::RenderedHost,
     secrets::{Credential, HostCertificate, Secrets},
+    topology::Topology,
 };
 
 use super::{
+    checkpoint,
     context::{self, Assets, CONNECT},
     image, status,
 };
 use crate::{
+    checkpoint::{READY, save as save_checkpoint},
     cli::{Global, Up},
     connect,
     error::{Error, Kind, Result},
@@ -51,6 +54,8 @@ pub enum Mode {
         /// Whether new hosts boot, instead of being copied from a boot snapshot.
         by_boot: bool,
     },
+    /// Only what checkpoints need: no image is made, no host is asked.
+    Restore,
 }
 
 /// A plan with everything that is needed to execute it.
@@ -78,8 +83,10 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     }
     let begun = Instant::now();
     let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout), by_boot: args.boot };
+    let restored = checkpoint::before_up(ui, global, &args.file, !args.boot && !args.no_checkpoint)?;
     let mut draft = Draft::new(ui, global, &args.file, mode)?;
-    let mut changes = 0;
+    let is_fresh = draft.plan.steps.iter().any(|step| step.creates().is_some());
+    let mut changes = usize::from(restored);
     let mut timings: Vec<Timing> = Vec::new();
     for round in 0..=ROUNDS {
         for note in draft.plan.notes.iter().filter(|_| round == 0) {
@@ -107,7 +114,11 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
         draft.observe_again()?;
     }
     draft.finish()?;
-    report(ui, &mut draft, changes, &timings, begun.elapsed())
+    let elapsed = begun.elapsed();
+    if is_fresh && !args.no_checkpoint {
+        draft.make_ready(ui);
+    }
+    report(ui, &mut draft, changes, &timings, elapsed)
 }
 
 fn report(ui: &Ui, draft: &mut Draft, changes: usize, timings: &[Timing], elapsed: Duration) -> Result {
@@ -144,7 +155,24 @@ impl Draft {
     /// The topology has errors, libvirt does not answer, the image cannot be had, names clash.
     pub fn new(ui: &Ui, global: &Global, file: &Path, mode: Mode) -> Result<Self> {
         let assets = Assets::load(global)?;
-        let (text, topology) = assets.topology(ui, file)?;
+        let wanted = assets.topology(ui, file)?;
+        Self::of(ui, global, &assets, wanted, mode, None, &format!("pgprov up {}", file.display()))
+    }
+
+    /// The same for a topology that was read already. Its hosts get the places in `places` before any others; `what` is
+    /// told to those who wait for the lab.
+    ///
+    /// # Errors
+    /// As [`Draft::new`].
+    pub fn of(
+        ui: &Ui,
+        global: &Global,
+        assets: &Assets,
+        (text, topology): (String, Topology),
+        mode: Mode,
+        places: Option<&Pins>,
+        what: &str,
+    ) -> Result<Self> {
         let root = state::root()?;
         let known = LabState::open(&root, &topology.lab)?;
         let libvirt = Libvirt::connect(global.connect.as_deref())?;
@@ -157,9 +185,9 @@ impl Draft {
         }
         let (state, lock) = match mode {
             Mode::DryRun => (known, None),
-            Mode::Apply { .. } => {
+            Mode::Apply { .. } | Mode::Restore => {
                 let state = LabState::create(&root, &topology.lab)?;
-                let lock = state.lock(&format!("pgprov up {}", file.display()), LOCK)?;
+                let lock = state.lock(what, LOCK)?;
                 (Some(state), Some(lock))
             }
         };
@@ -167,19 +195,22 @@ impl Draft {
         let infra = if lock.is_some() { libvirt.observe(&topology.lab)? } else { infra };
         let mut pins = state.as_ref().map(context::pins).transpose()?.unwrap_or_default();
         pins.extend(infra.pins());
+        pins.extend(places.cloned().unwrap_or_default());
         let lab = lab::derive(&topology, &pins);
         refuse_clashes(&infra, &lab)?;
-        if mode != Mode::DryRun && infra.hypervisor.accel == Accel::Emulated {
+        if matches!(mode, Mode::Apply { .. }) && infra.hypervisor.accel == Accel::Emulated {
             let reason = infra.hypervisor.accel_reason.as_deref().unwrap_or("the CPU offers none");
             ui.say(&format!(
                 "No hardware acceleration ({reason}): hosts are emulated, which is about ten times slower."
             ));
         }
         let hypervisor = infra.hypervisor(global.pool_path.as_deref().unwrap_or(POOL_PATH));
-        let image = image::provide(ui, &assets, &lab, &infra, mode == Mode::DryRun)?;
+        let image = image::provide(ui, assets, &lab, &infra, !matches!(mode, Mode::Apply { .. }))?;
         let boot = BootImage::in_pool(&hypervisor.pool_path, &image.name, &lab.image, &image.cmdline);
         let (secrets, public_key) = match (&state, mode) {
-            (Some(state), Mode::Apply { .. }) => (keep_secrets(state, &lab)?, state.ensure_key()?),
+            (Some(state), Mode::Apply { .. } | Mode::Restore) => {
+                (keep_secrets(state, &lab)?, state.ensure_key()?)
+            }
             (Some(state), Mode::DryRun) if state.secrets().exists() => {
                 (look_at_secrets(state, &lab)?, state.ensure_key()?)
             }
@@ -194,11 +225,11 @@ impl Draft {
         };
         let (boot_limit, by_boot) = match mode {
             Mode::Apply { boot_limit, by_boot } => (boot_limit, by_boot),
-            Mode::DryRun => (CONNECT, false),
+            Mode::DryRun | Mode::Restore => (CONNECT, false),
         };
         let template = match by_boot {
             true => None,
-            false => machine::template(&lab.vm, &hypervisor, &boot, &software(&infra)),
+            false => machine::template(&lab.vm, &hypervisor, &boot, &infra.hypervisor.software()),
         };
         let world = World {
             ui: ui.clone(),
@@ -206,6 +237,7 @@ impl Draft {
             hypervisor,
             template,
             boot_reason: OnceLock::new(),
+            next_layer: infra.next_layer.clone(),
             copying: Mutex::new(()),
             state_root: root,
             image: boot,
@@ -228,8 +260,40 @@ impl Draft {
             is_new,
             text,
         };
-        draft.ask_and_plan();
+        if mode != Mode::Restore {
+            draft.ask_and_plan();
+        }
         Ok(draft)
+    }
+
+    /// What there is to work with: the world, what was observed, the state directory, the topology's text.
+    ///
+    /// # Errors
+    /// The lab has no state directory.
+    pub fn parts(&self) -> Result<(&World, &Infra, &LabState, &str)> {
+        let (state, _) =
+            self.state.as_ref().ok_or_else(|| Error::failed("the lab has no state directory"))?;
+        Ok((&self.world, &self.infra, state, &self.text))
+    }
+
+    /// Observes the hypervisor anew, not the hosts.
+    ///
+    /// # Errors
+    /// libvirt does not answer.
+    pub fn look_again(mut self) -> Result<Self> {
+        self.infra = self.world.libvirt.observe(&self.world.lab.name)?;
+        Ok(self)
+    }
+
+    /// Makes the checkpoint that `reset` goes back to. That there is no room for it is no reason for `up` to fail.
+    fn make_ready(&self, ui: &Ui) {
+        let made = self
+            .parts()
+            .map_err(|error| error.cause)
+            .and_then(|(world, infra, state, text)| save_checkpoint(world, infra, state, READY, text));
+        if let Err(error) = made {
+            ui.warn(&format!("no checkpoint `{READY}` was made: {error:#}"));
+        }
     }
 
     /// Asks the hosts that run, and plans.
@@ -348,12 +412,6 @@ impl Draft {
         }
         Ok(())
     }
-}
-
-/// What a saved machine depends on beside its definition.
-fn software(infra: &Infra) -> String {
-    let seen = &infra.hypervisor;
-    format!("qemu {} libvirt {} cpu {}", seen.qemu_version, seen.libvirt_version, seen.cpu)
 }
 
 fn refuse_clashes(infra: &Infra, lab: &Lab) -> Result {

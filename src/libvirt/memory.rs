@@ -7,7 +7,10 @@
 
 use std::time::Duration;
 
-use pgplan::machine::{IDENTITY_PORT, Template, Volume};
+use pgplan::{
+    machine::{IDENTITY_PORT, Template, Volume},
+    size::{Bytes, KIB},
+};
 use roxmltree::{Document, Node};
 use virt::{connect::Connect, domain::Domain, storage_vol::StorageVol, stream::Stream, sys};
 
@@ -145,6 +148,19 @@ impl Libvirt {
         let name = domain.to_owned();
         let ask = move |connect: &Connect| connect.lookup_domain_by_name(&name)?.info();
         Ok(Duration::from_nanos(self.call(&format!("ask for the load of {domain}"), QUICK, ask)?.cpu_time))
+    }
+
+    /// Memory of the hypervisor that a machine has in use.
+    ///
+    /// # Errors
+    /// [`Error::Call`], [`Error::Timeout`].
+    pub fn resident(&self, domain: &str) -> Result<Bytes> {
+        let name = domain.to_owned();
+        let stats = self.call(&format!("ask for the memory of {domain}"), QUICK, move |connect| {
+            connect.lookup_domain_by_name(&name)?.memory_stats(0)
+        })?;
+        let of = |tag| stats.iter().find(|stat| stat.tag == tag).map(|stat| Bytes(stat.val * KIB));
+        Ok(of(sys::VIR_DOMAIN_MEMORY_STAT_RSS).unwrap_or(Bytes(0)))
     }
 
     /// Saves a machine with its memory to the file at `path` on the hypervisor, and ends it. It wakes up running.

@@ -106,6 +106,24 @@ impl Libvirt {
         })
     }
 
+    /// Removes volumes of a lab by name; those that are gone, or belong to something else, are left.
+    ///
+    /// # Errors
+    /// As [`Libvirt::create_disk`].
+    pub fn remove_named(&self, lab: &str, names: Vec<String>) -> Result {
+        let (operation, lab) = (format!("remove volumes of lab {lab}"), lab.to_owned());
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.with_pool(&operation, move |_, pool| {
+            let is_wanted = |name: &str| {
+                names.iter().any(|wanted| wanted == name)
+                    && Volume::parse(name).host().is_some_and(|(owner, _)| owner == lab)
+            };
+            delete_volumes(pool, is_wanted).map(drop)
+        })
+    }
+
     /// The end of what the serial console of a host said, at most `bytes`, without control characters. Nothing when
     /// the host never ran.
     ///

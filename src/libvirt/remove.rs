@@ -38,6 +38,21 @@ impl Libvirt {
         Ok(removed)
     }
 
+    /// Removes the domains and networks of a lab, not its volumes.
+    ///
+    /// # Errors
+    /// What libvirt refuses.
+    pub fn remove_machines(&self, lab: &str) -> Result {
+        let Some(seen) = self.inventory()?.labs().remove(lab) else { return Ok(()) };
+        for host in seen.hosts.keys() {
+            self.remove_domain(lab, host)?;
+        }
+        for network in &seen.networks {
+            self.remove_network(lab, network.rsplit('-').next().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
     /// Removes everything of a lab, and nothing else: what carries its mark. Hosts go at the same time.
     ///
     /// # Errors

@@ -14,9 +14,7 @@ pub fn up_from_nothing(suite: &Suite) -> Result<()> {
     }
     for name in ["m", "s", "arbiter", "client"] {
         let done = made.stderr.lines().any(|line| {
-            line.contains(&format!("✓ {name} "))
-                && line.contains("booted in")
-                && line.contains("configured in")
+            line.contains(&format!("✓ {name} ")) && line.contains(" up in ") && line.contains("configured in")
         });
         ensure!(done, "expected a line with the times of {name} on stderr of\n{made}");
     }

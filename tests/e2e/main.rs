@@ -5,6 +5,7 @@
 //! needs it. Words on the command line select the cases whose name contains one of them.
 
 mod change;
+mod checkpoint;
 mod command;
 mod connect;
 mod fresh;
@@ -14,6 +15,7 @@ mod killed;
 mod neighbours;
 mod refused;
 mod secrets;
+mod snapshot;
 mod stock;
 mod suite;
 mod verbs;
@@ -35,6 +37,7 @@ const CASES: &[Case] = &[
     Case::new("psql-on-the-hypervisor", connect::psql_on_the_hypervisor),
     Case::new("program-on-the-hypervisor", connect::program_on_the_hypervisor),
     Case::new("identities-differ", identity::identities_differ),
+    Case::new("hosts-woke-up", snapshot::hosts_woke_up),
     Case::new("hardware-is-the-same", identity::hardware_is_the_same),
     Case::new("hosts-are-healthy", identity::hosts_are_healthy),
     Case::new("clocks-are-right", identity::clocks_are_right),
@@ -62,6 +65,17 @@ const CASES: &[Case] = &[
     Case::new("one-of-two-labs-is-destroyed", neighbours::one_of_two_labs_is_destroyed),
     Case::new("strangers-are-left-alone", neighbours::strangers_are_left_alone),
     Case::new("boot-timeout-names-what-it-waited-for", refused::boot_timeout_names_what_it_waited_for),
+    Case::new("booted-lab-is-the-same", snapshot::booted_lab_is_the_same),
+    Case::new("copy-survives-a-reboot", snapshot::copy_survives_a_reboot),
+    Case::new("checkpoint-ready-is-made", checkpoint::ready_is_made),
+    Case::new("reset-after-each-fault", checkpoint::reset_after_each_fault),
+    Case::new("two-resets-in-a-row", checkpoint::two_resets_in_a_row),
+    Case::new("several-checkpoints", checkpoint::several_checkpoints),
+    Case::new("checkpoint-needs-all-hosts", checkpoint::save_needs_all_hosts),
+    Case::new("killed-while-restoring", checkpoint::killed_while_restoring),
+    Case::new("killed-while-saving", checkpoint::killed_while_saving),
+    Case::new("up-starts-from-ready", checkpoint::up_starts_from_ready),
+    Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
     Case::new("killed-while-applying-a-setting", killed::while_applying_a_setting),
     Case::new("killed-while-restarting", killed::while_restarting),
@@ -72,7 +86,7 @@ const CASES: &[Case] = &[
         killed::at(suite, &Point::Definition("networks/pgprov-pair-data.xml"))
     }),
     Case::new("killed-with-a-vm-defined", |suite| killed::at(suite, &Point::Definition("pair-m.xml"))),
-    Case::new("killed-while-booting", |suite| killed::at(suite, &Point::Said("s booting", 4000))),
+    Case::new("killed-while-booting", |suite| killed::at(suite, &Point::Said("s waking up", 700))),
     Case::new("killed-while-a-host-waits", |suite| {
         killed::at(suite, &Point::Said("s waiting for its turn", 0))
     }),

@@ -95,7 +95,7 @@ pub struct Mark {
 /// A volume of the pool, by its name.
 ///
 /// `LAB--HOST.qcow2` is a disk, `LAB--HOST.1.qcow2` a layer over it, `LAB--HOST.console` what its serial console said,
-/// `LAB--HOST.NAME.memory` memory in a checkpoint; `IMAGE@KEY` begins the parts of a boot snapshot; everything else
+/// `LAB--HOST.1.NAME.memory` its memory in a checkpoint; `IMAGE@KEY` begins the parts of a boot snapshot; everything else
 /// belongs to an image. Names of labs have no double hyphen, so the first one ends the name of the lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Volume {
@@ -108,7 +108,18 @@ pub enum Volume {
         /// Which layer: the one with the highest number is written to, those below it belong to checkpoints.
         layer: u32,
     },
-    /// Another file of a host: console log, rotated console log, memory of a checkpoint.
+    /// Memory of a host in a checkpoint. The layer of its disk that it goes with is never written to again.
+    Memory {
+        /// The lab.
+        lab: String,
+        /// The host.
+        host: String,
+        /// The layer of the disk.
+        layer: u32,
+        /// Name of the checkpoint.
+        checkpoint: String,
+    },
+    /// Another file of a host: console log, rotated console log.
     OfHost {
         /// The lab.
         lab: String,
@@ -193,11 +204,21 @@ impl Volume {
         match kind {
             "qcow2" => Self::Disk { lab, host, layer: 0 },
             "console" => Self::OfHost { lab, host },
-            _ if kind.starts_with("console.") || kind.ends_with(".memory") => Self::OfHost { lab, host },
-            _ => match kind.strip_suffix(".qcow2").map(str::parse) {
-                Some(Ok(layer)) => Self::Disk { lab, host, layer },
-                _ => Self::Unknown,
-            },
+            _ if kind.starts_with("console.") => Self::OfHost { lab, host },
+            _ => Self::parse_layer(lab, host, kind),
+        }
+    }
+
+    fn parse_layer(lab: String, host: String, kind: &str) -> Self {
+        if let Some(Ok(layer)) = kind.strip_suffix(".qcow2").map(str::parse) {
+            return Self::Disk { lab, host, layer };
+        }
+        let memory = kind.strip_suffix(".memory").and_then(|rest| rest.split_once('.'));
+        match memory.map(|(layer, name)| (layer.parse(), name)) {
+            Some((Ok(layer), name)) if !name.is_empty() => {
+                Self::Memory { lab, host, layer, checkpoint: name.to_owned() }
+            }
+            _ => Self::Unknown,
         }
     }
 
@@ -212,7 +233,9 @@ impl Volume {
     /// Lab and host, for what belongs to one.
     pub fn host(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Disk { lab, host, .. } | Self::OfHost { lab, host } => Some((lab, host)),
+            Self::Disk { lab, host, .. } | Self::Memory { lab, host, .. } | Self::OfHost { lab, host } => {
+                Some((lab, host))
+            }
             Self::Image { .. } | Self::Snapshot { .. } | Self::Unknown => None,
         }
     }
@@ -241,6 +264,11 @@ impl BootImage {
 /// Name of the volume that the serial console of a host is logged to.
 pub fn console_name(lab: &str, host: &str) -> String {
     format!("{lab}--{host}.console")
+}
+
+/// Name of the volume with the memory of a host in a checkpoint, which goes with that layer of its disk.
+pub fn memory_name(lab: &str, host: &str, layer: u32, checkpoint: &str) -> String {
+    format!("{lab}--{host}.{layer}.{checkpoint}.memory")
 }
 
 /// The domain of a host whose disk has that layer on top. `ssh_public_key` is one line as in authorized_keys.

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    lab::{Lab, Pins},
+    lab::{Lab, Pins, disk_name},
     machine::{Accel, Hypervisor, ImagePart, Mark, POOL_NAME, Snapshot, SnapshotPart, Volume},
     size::Bytes,
     subnet::Subnet,
@@ -61,6 +61,13 @@ pub struct HypervisorSeen {
     pub memory: Bytes,
     /// Memory that new guests can have without swapping.
     pub memory_available: Bytes,
+}
+
+impl HypervisorSeen {
+    /// What saved memory depends on beside the definition of its machine.
+    pub fn software(&self) -> String {
+        format!("QEMU {}, libvirt {}, CPU {}", self.qemu_version, self.libvirt_version, self.cpu)
+    }
 }
 
 /// Our storage pool.
@@ -162,6 +169,8 @@ pub struct Infra {
     pub domains: BTreeMap<String, DomainSeen>,
     /// The disks of the lab, by host.
     pub disks: BTreeMap<String, DiskSeen>,
+    /// The number that the next layer of a disk gets, by host: of those that have any, also frozen ones.
+    pub next_layer: BTreeMap<String, u32>,
     /// What is not the lab's.
     pub foreign: Foreign,
 }
@@ -311,19 +320,75 @@ impl Inventory {
             networks: networks.collect(),
             domains: domains.collect(),
             disks: self.disks(lab),
+            next_layer: self.next_layer(lab),
             foreign: self.foreign(lab),
         }
     }
 
-    /// The disks of a lab: of each host the layer on top, with what all of its layers take, and the image below them.
-    fn disks(&self, lab: &str) -> BTreeMap<String, DiskSeen> {
-        let mut disks: BTreeMap<String, DiskSeen> = BTreeMap::new();
-        for volume in &self.volumes {
-            let Volume::Disk { lab: owner, host, layer } = Volume::parse(&volume.name) else { continue };
-            if owner != lab {
-                continue;
+    fn layers(&self, lab: &str) -> impl Iterator<Item = (String, u32, &VolumeSeen)> {
+        self.volumes.iter().filter_map(move |volume| match Volume::parse(&volume.name) {
+            Volume::Disk { lab: owner, host, layer } if owner == lab => Some((host, layer, volume)),
+            _ => None,
+        })
+    }
+
+    /// Names of the volumes of a lab that neither its disks nor checkpoints need: layers that nothing is based on, and
+    /// memory without a checkpoint. `checkpoints` are the layers that complete checkpoints have, with their names;
+    /// without `disks` what hosts run on is not needed either.
+    pub fn unneeded(
+        &self,
+        lab: &str,
+        checkpoints: &BTreeSet<(String, u32, String)>,
+        disks: bool,
+    ) -> Vec<String> {
+        let active = self.disks(lab);
+        let mut needed: BTreeSet<String> =
+            checkpoints.iter().map(|(host, layer, _)| disk_name(lab, host, *layer)).collect();
+        if disks {
+            needed.extend(active.iter().map(|(host, disk)| disk_name(lab, host, disk.layer)));
+        }
+        // From the top: a layer that is needed needs the one below it.
+        let mut layers: Vec<_> = self.layers(lab).collect();
+        layers.sort_by_key(|(_, layer, _)| std::cmp::Reverse(*layer));
+        for (_, _, volume) in &layers {
+            if needed.contains(&volume.name) {
+                let below = volume.backing.as_deref().map(|path| path.rsplit('/').next().unwrap_or(path));
+                needed.extend(below.map(str::to_owned));
             }
-            let disk = disks.entry(host).or_insert(DiskSeen {
+        }
+        let unneeded = |volume: &&VolumeSeen| match Volume::parse(&volume.name) {
+            Volume::Disk { lab: owner, .. } => owner == lab && !needed.contains(&volume.name),
+            Volume::Memory { lab: owner, host, layer, checkpoint } => {
+                owner == lab && !checkpoints.contains(&(host, layer, checkpoint))
+            }
+            _ => false,
+        };
+        self.volumes.iter().filter(unneeded).map(|volume| volume.name.clone()).collect()
+    }
+
+    fn next_layer(&self, lab: &str) -> BTreeMap<String, u32> {
+        let mut next: BTreeMap<String, u32> = BTreeMap::new();
+        for (host, layer, _) in self.layers(lab) {
+            let highest = next.entry(host).or_default();
+            *highest = (*highest).max(layer + 1);
+        }
+        next
+    }
+
+    /// The disks of a lab: of each host the layer on top, with what all of its layers take, and the image below them. A
+    /// host has none when all layers belong to checkpoints: nothing may be written to those.
+    fn disks(&self, lab: &str) -> BTreeMap<String, DiskSeen> {
+        let frozen: BTreeSet<(String, u32)> = self
+            .volumes
+            .iter()
+            .filter_map(|volume| match Volume::parse(&volume.name) {
+                Volume::Memory { lab: owner, host, layer, .. } if owner == lab => Some((host, layer)),
+                _ => None,
+            })
+            .collect();
+        let mut disks: BTreeMap<String, DiskSeen> = BTreeMap::new();
+        for (host, layer, volume) in self.layers(lab) {
+            let disk = disks.entry(host.clone()).or_insert(DiskSeen {
                 capacity: volume.capacity,
                 allocation: Bytes(0),
                 image: None,
@@ -334,6 +399,7 @@ impl Inventory {
             // Layers above are based on layers below: only the lowest one names the image.
             disk.image = volume.backing.as_deref().and_then(image_of).or(disk.image.take());
         }
+        disks.retain(|host, disk| !frozen.contains(&(host.clone(), disk.layer)));
         disks
     }
 

@@ -181,7 +181,7 @@ pub fn plan(wanted: &Wanted, infra: &Infra, facts: &BTreeMap<String, Facts>) -> 
         plan.steps.push(Step::RemoveHost { host: host.clone() });
     }
     plan_image(wanted, infra, &mut plan);
-    plan_networks(wanted.lab, infra, &mut plan);
+    networks(wanted.lab, infra, &mut plan);
     for host in &wanted.lab.hosts {
         plan_host(wanted, infra, &host.name, &mut plan);
     }
@@ -216,7 +216,8 @@ fn plan_image(wanted: &Wanted, infra: &Infra, plan: &mut Plan) {
     }
 }
 
-fn plan_networks(lab: &Lab, infra: &Infra, plan: &mut Plan) {
+/// Adds the steps that bring the networks of a lab in line.
+pub fn networks(lab: &Lab, infra: &Infra, plan: &mut Plan) {
     for network in lab.networks() {
         let kind = network.kind.clone();
         let Some(seen) = infra.networks.get(&kind) else {
@@ -263,7 +264,8 @@ fn plan_host(wanted: &Wanted, infra: &Infra, name: &str, plan: &mut Plan) {
         &wanted.lab.image,
         &wanted.image.cmdline,
     );
-    let layer = disk.map_or(0, |disk| disk.layer);
+    let fresh_layer = infra.next_layer.get(name).copied().unwrap_or(0);
+    let layer = disk.map_or(fresh_layer, |disk| disk.layer);
     let definition =
         machine::domain(wanted.lab, spec, layer, wanted.hypervisor, &image, wanted.ssh_public_key);
     match infra.domains.get(name) {

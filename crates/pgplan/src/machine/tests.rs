@@ -145,7 +145,10 @@ fn volumes_are_known_by_their_names() {
         assert_eq!(Volume::parse(&disk_name("my-lab", "m", layer)), disk("my-lab", "m", layer));
         assert_eq!(Volume::parse(&disk_name("lab", "a--b", layer)), disk("lab", "a--b", layer));
     }
-    assert_eq!(Volume::parse("lab--m.ready.memory"), of_host("lab", "m"));
+    let memory = Volume::parse(&memory_name("my-lab", "m", 2, "ready"));
+    let expected =
+        Volume::Memory { lab: "my-lab".into(), host: "m".into(), layer: 2, checkpoint: "ready".into() };
+    assert_eq!(memory, expected);
     let snapshot = Snapshot { image: "debian-13-0123456789ab".to_owned(), key: "00ff".to_owned() };
     for part in [SnapshotPart::Disk, SnapshotPart::Memory, SnapshotPart::Console, SnapshotPart::Complete] {
         let expected = Volume::Snapshot { snapshot: snapshot.clone(), part };
@@ -163,6 +166,8 @@ fn volumes_are_known_by_their_names() {
         "lab--m",
         "lab--m.iso",
         "lab--m.x.qcow2",
+        "lab--m.x.ready.memory",
+        "lab--m.0..memory",
         "notes.txt",
         "--",
         "a@.memory",

@@ -165,3 +165,54 @@ fn hosts_keep_their_places_when_others_come_and_when_the_subnet_moves() {
     inventory.networks.clear();
     assert_eq!(inventory.infra("lab").pins(), Pins::new());
 }
+
+fn layered(volumes: &[(&str, Option<&str>)]) -> Inventory {
+    let mut inventory = empty();
+    inventory.volumes = volumes
+        .iter()
+        .map(|(name, backing)| VolumeSeen {
+            name: (*name).to_owned(),
+            capacity: Bytes(8),
+            allocation: Bytes(1),
+            backing: backing.map(|name| format!("/pool/{name}")),
+        })
+        .collect();
+    inventory
+}
+
+/// A checkpoint of layer 0, one of layer 2 over it, a layer 1 that was thrown away, and what the host runs on.
+const LAYERS: [(&str, Option<&str>); 7] = [
+    ("lab--m.qcow2", Some("debian-13-00@ff.qcow2")),
+    ("lab--m.0.ready.memory", None),
+    ("lab--m.1.qcow2", Some("lab--m.qcow2")),
+    ("lab--m.2.qcow2", Some("lab--m.qcow2")),
+    ("lab--m.2.later.memory", None),
+    ("lab--m.3.qcow2", Some("lab--m.2.qcow2")),
+    ("other--m.qcow2", Some("debian-13-00.qcow2")),
+];
+
+#[test]
+fn the_disk_of_a_host_is_its_highest_layer_that_no_checkpoint_has() {
+    let infra = layered(&LAYERS).infra("lab");
+    assert_eq!(infra.disks["m"].layer, 3);
+    assert_eq!(infra.disks["m"].image.as_deref(), Some("debian-13-00"));
+    assert_eq!(infra.disks["m"].allocation, Bytes(4));
+    assert_eq!(infra.next_layer["m"], 4);
+    // Only checkpoints are left: nothing may be written to them.
+    let infra = layered(&LAYERS[..2]).infra("lab");
+    assert!(!infra.disks.contains_key("m"));
+    assert_eq!(infra.next_layer["m"], 1);
+}
+
+#[test]
+fn layers_that_nothing_is_based_on_are_not_needed() {
+    let inventory = layered(&LAYERS);
+    let checkpoint = |layer, name: &str| ("m".to_owned(), layer, name.to_owned());
+    let both = BTreeSet::from([checkpoint(0, "ready"), checkpoint(2, "later")]);
+    assert_eq!(inventory.unneeded("lab", &both, true), ["lab--m.1.qcow2"]);
+    assert_eq!(inventory.unneeded("lab", &both, false), ["lab--m.1.qcow2", "lab--m.3.qcow2"]);
+    // The layer of a checkpoint that is gone stays while another is based on it.
+    let later = BTreeSet::from([checkpoint(2, "later")]);
+    assert_eq!(inventory.unneeded("lab", &later, true), ["lab--m.0.ready.memory", "lab--m.1.qcow2"]);
+    assert_eq!(inventory.unneeded("lab", &BTreeSet::new(), false).len(), 6);
+}

@@ -1,0 +1,552 @@
+//! Checkpoints: all hosts of a lab at one moment, with their memory, to go back to.
+//!
+//! A host's disk is a chain of overlays. A checkpoint freezes the one on top and keeps the memory that goes with it; the
+//! host goes on with a new layer above. To go back means a new layer over the frozen one, and the memory restored into
+//! it: nothing is copied, and what the host wrote since is thrown away with its layer. Saving ends with the same going
+//! back, so every checkpoint has been restored once before anyone relies on it.
+//!
+//! Hosts see each other at the same moment: all are paused before the first is saved, and all are restored before the
+//! first resumes, so that no lease runs out and no session times out in between.
+//!
+//! What is under way is noted in the lab's state. A run that is killed is finished by the next `up`, `reset` or
+//! `checkpoint save`: see [`settle`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use pgplan::{
+    lab::{Host, Lab, Pins, disk_name},
+    machine::{self, BootImage, Volume, memory_name, overlay_volume},
+    observed::{DomainState, Infra, PoolSeen, VolumeSeen},
+    plan::{self, Plan},
+    render::RenderedHost,
+    size::{Bytes, MIB},
+    topology::DiskFormat,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    durable,
+    execute::{self, MadeFrom, World},
+    libvirt::{self, Libvirt},
+    observe,
+    ssh::Session,
+    state::LabState,
+};
+
+/// The checkpoint that `up` makes.
+pub const READY: &str = "ready";
+/// Changes when an older pgprov could not use checkpoints any more.
+const FORMAT: u32 = 1;
+/// Beyond the memory that hosts have in use: room for them to go on.
+const SPARE: u64 = 512 * MIB;
+/// How long a host may take to answer after it was restored.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long replication and services may take to be as they were.
+const VERIFY: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(300);
+
+/// A checkpoint, as its file in the lab's state says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    format: u32,
+    /// Name.
+    pub name: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// The hypervisor's software: memory is restored by the very same only.
+    pub software: String,
+    /// The topology of the lab then.
+    pub topology: String,
+    /// The places of its hosts in their subnets.
+    pub pins: Pins,
+    /// The pinned host keys.
+    known_hosts: String,
+    /// Its hosts.
+    pub hosts: BTreeMap<String, SavedHost>,
+}
+
+/// A host in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedHost {
+    /// The image under its disk.
+    pub image: String,
+    /// The layer of its disk that is frozen.
+    pub layer: u32,
+    /// Its definition: see [`machine::Definition::spec`].
+    pub spec: String,
+}
+
+/// What is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "operation")]
+pub enum Pending {
+    /// A checkpoint is being made of these layers.
+    Save {
+        /// Its name.
+        name: String,
+        /// The layer of each host's disk that is saved.
+        layers: BTreeMap<String, u32>,
+    },
+    /// The lab goes back to a checkpoint.
+    Reset {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Whether a checkpoint can have that name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    match name.len() {
+        1..=32 if name.bytes().all(fits) && !name.starts_with('-') => Ok(()),
+        _ => Err(format!(
+            "`{name}` cannot be the name of a checkpoint: lower-case letters, digits and hyphens, at most 32"
+        )),
+    }
+}
+
+/// The checkpoints of a lab, in its state directory.
+#[derive(Clone, Debug)]
+pub struct Store<'a> {
+    state: &'a LabState,
+}
+
+impl<'a> Store<'a> {
+    /// Those of that lab.
+    pub fn new(state: &'a LabState) -> Self {
+        Self { state }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.state.topology().with_file_name("checkpoints")
+    }
+
+    fn pending_file(&self) -> PathBuf {
+        self.state.topology().with_file_name("pending.json")
+    }
+
+    /// All of them, oldest first. A file that cannot be read is not one.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn list(&self) -> anyhow::Result<Vec<Checkpoint>> {
+        let dir = self.dir();
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("cannot list {}", dir.display()))?,
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                all.extend(fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()));
+            }
+        }
+        all.retain(|checkpoint: &Checkpoint| checkpoint.format == FORMAT);
+        all.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+        Ok(all)
+    }
+
+    /// The checkpoint of that name.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn find(&self, name: &str) -> anyhow::Result<Option<Checkpoint>> {
+        Ok(self.list()?.into_iter().find(|checkpoint| checkpoint.name == name))
+    }
+
+    fn write(&self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+        let dir = self.dir();
+        durable::private_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let file = dir.join(format!("{}.json", checkpoint.name));
+        Ok(self.state.write(&file, &serde_json::to_vec_pretty(checkpoint)?)?)
+    }
+
+    /// Forgets a checkpoint; its volumes go with [`Store::sweep`].
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn forget(&self, name: &str) -> anyhow::Result<()> {
+        let file = self.dir().join(format!("{name}.json"));
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a run that was killed has left to do.
+    ///
+    /// # Errors
+    /// The file is there but cannot be read.
+    pub fn pending(&self) -> anyhow::Result<Option<Pending>> {
+        let file = self.pending_file();
+        match fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .with_context(|| format!("{} is damaged", file.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    fn begin(&self, pending: &Pending) -> anyhow::Result<()> {
+        Ok(self.state.write(&self.pending_file(), &serde_json::to_vec_pretty(pending)?)?)
+    }
+
+    fn end(&self) -> anyhow::Result<()> {
+        let file = self.pending_file();
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
+    }
+
+    /// Removes layers and memory that nothing needs any more; without `disks`, also what hosts run on.
+    ///
+    /// # Errors
+    /// What libvirt refuses.
+    pub fn sweep(&self, libvirt: &Libvirt, disks: bool) -> anyhow::Result<()> {
+        let unneeded = libvirt.inventory()?.unneeded(self.state.lab(), &self.layers()?, disks);
+        Ok(libvirt.remove_named(self.state.lab(), unneeded)?)
+    }
+
+    fn layers(&self) -> anyhow::Result<BTreeSet<(String, u32, String)>> {
+        let layers = |checkpoint: Checkpoint| {
+            let name = checkpoint.name;
+            checkpoint.hosts.into_iter().map(move |(host, saved)| (host, saved.layer, name.clone()))
+        };
+        Ok(self.list()?.into_iter().flat_map(layers).collect())
+    }
+}
+
+impl Checkpoint {
+    /// What it takes on the hypervisor: its memory, and the layers that it alone froze, in bytes.
+    pub fn cost(&self, lab: &str, volumes: &[VolumeSeen]) -> (Bytes, Bytes) {
+        let mut cost = (0, 0);
+        for volume in volumes {
+            match Volume::parse(&volume.name) {
+                Volume::Memory { lab: owner, host, layer, checkpoint }
+                    if owner == lab && checkpoint == self.name && self.has(&host, layer) =>
+                {
+                    cost.0 += volume.allocation.0;
+                }
+                Volume::Disk { lab: owner, host, layer } if owner == lab && self.has(&host, layer) => {
+                    cost.1 += volume.allocation.0;
+                }
+                _ => {}
+            }
+        }
+        (Bytes(cost.0), Bytes(cost.1))
+    }
+
+    fn has(&self, host: &str, layer: u32) -> bool {
+        self.hosts.get(host).is_some_and(|saved| saved.layer == layer)
+    }
+
+    /// Why the lab cannot go back to it; nothing when it can. `lab` is derived from its own topology.
+    pub fn obstacle(&self, world: &World, infra: &Infra) -> Option<String> {
+        let software = infra.hypervisor.software();
+        if self.software != software {
+            return Some(format!("it was made with {}, the hypervisor has {software} now", self.software));
+        }
+        let saved: BTreeSet<&String> = self.hosts.keys().collect();
+        let wanted: BTreeSet<&String> = world.lab.hosts.iter().map(|host| &host.name).collect();
+        if saved != wanted {
+            return Some("it has other hosts than its topology".to_owned());
+        }
+        let other = world.lab.hosts.iter().find(|host| {
+            let saved = &self.hosts[&host.name];
+            definition(world, host, saved, saved.layer).spec != saved.spec
+        })?;
+        Some(format!("the machine of {} is defined otherwise now (another version of pgprov?)", other.name))
+    }
+}
+
+fn definition(world: &World, host: &Host, saved: &SavedHost, layer: u32) -> machine::Definition {
+    let image =
+        BootImage::in_pool(&world.hypervisor.pool_path, &saved.image, &world.lab.image, &world.image.cmdline);
+    machine::domain(&world.lab, host, layer, &world.hypervisor, &image, &world.ssh_public_key)
+}
+
+/// Makes a checkpoint of a lab that runs, and lets the lab go on. One of that name is replaced when all is well.
+///
+/// # Errors
+/// A host does not run, the pool has no room, libvirt refuses. The lab goes on, or is finished by [`settle`].
+pub fn save(world: &World, infra: &Infra, state: &LabState, name: &str, text: &str) -> anyhow::Result<()> {
+    let line = world.ui.line("lab", world.width());
+    let store = Store::new(state);
+    let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
+    for host in &hosts {
+        let state = infra.domains.get(&host.name).map(|domain| domain.state);
+        ensure!(
+            matches!(state, Some(DomainState::Running | DomainState::Paused)),
+            "host {} does not run: a checkpoint is of all hosts at one moment",
+            host.name
+        );
+    }
+    check_room(world, infra, &hosts)?;
+    let layer = |host: &&Host| Some((host.name.clone(), infra.disks.get(&host.name)?.layer));
+    let layers: BTreeMap<String, u32> = hosts.iter().filter_map(layer).collect();
+    ensure!(layers.len() == hosts.len(), "a host has no disk of its own in the storage pool");
+    store.begin(&Pending::Save { name: name.to_owned(), layers: layers.clone() })?;
+    line.now(&format!("saving {} hosts with their memory", hosts.len()));
+    write_memory(world, &hosts, name, &layers)?;
+    finish_save(world, state, name, text, &layers)?;
+    line.now("going on");
+    go_back(world, state, &store.find(name)?.context("the checkpoint was not written")?)?;
+    line.done(&format!("checkpoint {name} is made"));
+    Ok(())
+}
+
+/// All hosts are paused before the first is saved; those that were saved already, by a run that was killed, are off.
+fn write_memory(
+    world: &World,
+    hosts: &[&Host],
+    name: &str,
+    layers: &BTreeMap<String, u32>,
+) -> anyhow::Result<()> {
+    let World { libvirt, lab, hypervisor, .. } = world;
+    for host in hosts {
+        libvirt.pause_host(&lab.name, &host.name)?;
+    }
+    each(hosts, |host| {
+        let alive = libvirt.host_state(&lab.name, &host.name)? == Some(DomainState::Paused);
+        let memory = memory_name(&lab.name, &host.name, layers[&host.name], name);
+        if alive {
+            libvirt.save_to(&host.domain, &format!("{}/{memory}", hypervisor.pool_path))?;
+        }
+        libvirt.saved_header(&memory).map(drop).context("its memory was not saved completely")
+    })
+}
+
+fn finish_save(
+    world: &World,
+    state: &LabState,
+    name: &str,
+    text: &str,
+    layers: &BTreeMap<String, u32>,
+) -> anyhow::Result<()> {
+    let infra = world.libvirt.observe(&world.lab.name)?;
+    let saved = |host: &Host| -> anyhow::Result<(String, SavedHost)> {
+        let domain = infra.domains.get(&host.name).context("a host vanished while it was saved")?;
+        let (image, spec) = (domain.image.clone(), domain.spec.clone());
+        Ok((host.name.clone(), SavedHost { image, layer: layers[&host.name], spec }))
+    };
+    let index = |host: &Host| Some((host.name.clone(), world.lab.mgmt.subnet.index_of(host.mgmt.address)?));
+    Store::new(state).write(&Checkpoint {
+        format: FORMAT,
+        name: name.to_owned(),
+        created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs(),
+        software: infra.hypervisor.software(),
+        topology: text.to_owned(),
+        pins: world.lab.hosts.iter().filter_map(index).collect(),
+        known_hosts: fs::read_to_string(state.known_hosts()).unwrap_or_default(),
+        hosts: world.lab.hosts.iter().map(saved).collect::<anyhow::Result<_>>()?,
+    })
+}
+
+/// The memory that hosts have touched is what saving it takes, at most.
+fn check_room(world: &World, infra: &Infra, hosts: &[&Host]) -> anyhow::Result<()> {
+    let mut needed = SPARE;
+    for host in hosts {
+        needed += world.libvirt.resident(&host.domain)?.0.min(world.lab.vm.memory.0);
+    }
+    match &infra.pool {
+        PoolSeen::Ours { free, .. } if free.0 >= needed => Ok(()),
+        PoolSeen::Ours { free, .. } => bail!(
+            "the storage pool has {} MiB left, a checkpoint takes up to {} MiB: remove checkpoints, labs or images",
+            free.0 / MIB,
+            needed / MIB
+        ),
+        PoolSeen::Missing | PoolSeen::Foreign(_) => bail!("there is no storage pool"),
+    }
+}
+
+/// Takes the lab back to a checkpoint, whatever has become of its hosts, and waits until all is as it was.
+///
+/// # Errors
+/// It does not fit any more (the lab is then untouched), libvirt refuses, or a host does not come back.
+pub fn reset(world: &World, infra: &Infra, state: &LabState, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    if let Some(obstacle) = checkpoint.obstacle(world, infra) {
+        bail!("cannot go back to checkpoint {}: {obstacle}", checkpoint.name);
+    }
+    let lab = &world.lab.name;
+    for (host, saved) in &checkpoint.hosts {
+        let memory = memory_name(lab, host, saved.layer, &checkpoint.name);
+        let complete = world.libvirt.saved_header(&memory).map(drop);
+        complete.with_context(|| format!("cannot go back to checkpoint {}", checkpoint.name))?;
+    }
+    let line = world.ui.line("lab", world.width());
+    line.now(&format!("going back to checkpoint {}", checkpoint.name));
+    Store::new(state).begin(&Pending::Reset { name: checkpoint.name.clone() })?;
+    let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
+    each(&hosts, |host| {
+        let exists = infra.domains.contains_key(&host.name);
+        if exists { world.libvirt.stop_host(lab, &host.name).map_err(Into::into) } else { Ok(()) }
+    })?;
+    for host in infra.domains.keys().filter(|host| world.lab.host(host).is_none()) {
+        world.libvirt.remove_host(lab, host)?;
+    }
+    go_back(world, state, checkpoint)?;
+    line.done(&format!("the lab is as it was at checkpoint {}", checkpoint.name));
+    Ok(())
+}
+
+/// Restores hosts that are off.
+fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    let libvirt = &world.libvirt;
+    let infra = libvirt.observe(&world.lab.name)?;
+    let mut networks = Plan::default();
+    plan::networks(&world.lab, &infra, &mut networks);
+    for step in &networks.steps {
+        execute::step(world, step, &MadeFrom::new())?;
+    }
+    let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
+    each(&hosts, |host| restore(world, &infra, host, checkpoint))?;
+    // Nothing slow comes between the first and the last.
+    for host in &hosts {
+        libvirt.start_host(&world.lab.name, &host.name)?;
+    }
+    state.write(&state.known_hosts(), checkpoint.known_hosts.as_bytes())?;
+    state.write(&state.topology(), checkpoint.topology.as_bytes())?;
+    each(&hosts, |host| verify(world, host))?;
+    let store = Store::new(state);
+    store.end()?;
+    store.sweep(libvirt, true)
+}
+
+/// Restores one host, which is off or not defined, over a new layer; it does not run yet.
+fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    let World { libvirt, lab, hypervisor, .. } = world;
+    let saved = checkpoint.hosts.get(&host.name).context("it is not in the checkpoint")?;
+    let path = |volume: &str| format!("{}/{volume}", hypervisor.pool_path);
+    let layer = infra.next_layer.get(&host.name).copied().unwrap_or(saved.layer + 1);
+    let (volume, below) =
+        (disk_name(&lab.name, &host.name, layer), disk_name(&lab.name, &host.name, saved.layer));
+    let disk = overlay_volume(&volume, lab.vm.disk, &path(&below), DiskFormat::Qcow2);
+    libvirt.create_disk(&lab.name, &host.name, layer, &disk)?;
+    libvirt.define_host(&lab.name, &host.name, &definition(world, host, saved, layer).xml)?;
+    let memory = memory_name(&lab.name, &host.name, saved.layer, &checkpoint.name);
+    let header = libvirt.saved_header(&memory)?;
+    let xml = libvirt.host_xml(&lab.name, &host.name)?;
+    ensure!(
+        libvirt::hardware(&header.xml) == libvirt::hardware(&xml),
+        "the saved machine has other hardware"
+    );
+    libvirt.write_saved_header(&memory, &header, &xml)?;
+    libvirt.restore_from(&format!("host {}", host.name), &path(&memory), true)?;
+    // A cable that was pulled when the checkpoint was made is so for QEMU, which libvirt does not know.
+    if header.xml.contains("<link state='down'/>") {
+        for kind in ["mgmt", "data"] {
+            libvirt.plug(&lab.name, &host.name, kind, true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets the clock of a host, and waits until everything on it is as its role says: replication among others.
+fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
+    let session = Session::connect(&world.targets[&host.name], Instant::now() + ANSWER)?;
+    execute::set_clock(&session)?;
+    let rendered =
+        world.hosts.iter().find(|rendered| rendered.host == host.name).context("it has no roles")?;
+    // Its files and packages are those of the disk that was restored: what has to be looked at is what lives.
+    let rendered = &RenderedHost {
+        files: Vec::new(),
+        directories: Vec::new(),
+        packages: Vec::new(),
+        ..rendered.clone()
+    };
+    let deadline = Instant::now() + VERIFY;
+    loop {
+        let facts = observe::facts(&session, rendered)?;
+        let undone = |(index, _): &(usize, _)| !facts.done.contains(index);
+        let left: Vec<&str> =
+            rendered.tasks.iter().enumerate().filter(undone).map(|(_, task)| task.name.as_str()).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "after {} s it still has to: {}",
+            VERIFY.as_secs(),
+            left.join(", ")
+        );
+        thread::sleep(POLL);
+    }
+}
+
+/// Finishes what a run that was killed has left: the checkpoint that was being made, or the way back to one. Tells what
+/// it was.
+///
+/// # Errors
+/// As [`save`] and [`reset`].
+pub fn settle(world: &World, state: &LabState, text: &str) -> anyhow::Result<Option<String>> {
+    let store = Store::new(state);
+    match store.pending()? {
+        None => Ok(None),
+        Some(Pending::Reset { name }) => {
+            let checkpoint = store.find(&name)?.with_context(|| format!("there is no checkpoint {name}"))?;
+            reset(world, &world.libvirt.observe(state.lab())?, state, &checkpoint)?;
+            Ok(Some(format!("finished going back to checkpoint {name}")))
+        }
+        Some(Pending::Save { name, layers }) => {
+            let written =
+                |checkpoint: &Checkpoint| layers.iter().all(|(host, layer)| checkpoint.has(host, *layer));
+            if !store.find(&name)?.is_some_and(|checkpoint| written(&checkpoint)) {
+                let hosts: Vec<&Host> =
+                    world.lab.hosts.iter().filter(|host| layers.contains_key(&host.name)).collect();
+                if let Err(error) = write_memory(world, &hosts, &name, &layers) {
+                    return abandon(world, state, &name, &layers, &error).map(Some);
+                }
+                finish_save(world, state, &name, text, &layers)?;
+            }
+            let checkpoint = store.find(&name)?.context("the checkpoint was not written")?;
+            reset(world, &world.libvirt.observe(state.lab())?, state, &checkpoint)?;
+            Ok(Some(format!("finished checkpoint {name}")))
+        }
+    }
+}
+
+/// A checkpoint that cannot be completed: hosts go on from their disks, which have everything they wrote.
+fn abandon(
+    world: &World,
+    state: &LabState,
+    name: &str,
+    layers: &BTreeMap<String, u32>,
+    error: &anyhow::Error,
+) -> anyhow::Result<String> {
+    let lab = state.lab();
+    let memory = layers.iter().map(|(host, layer)| memory_name(lab, host, *layer, name)).collect();
+    world.libvirt.remove_named(lab, memory)?;
+    Store::new(state).end()?;
+    Ok(format!("gave up checkpoint {name}, which was never complete ({error:#}): its hosts boot"))
+}
+
+/// The lab that a checkpoint is of, derived from its own topology.
+pub fn lab_of(checkpoint: &Checkpoint, topology: &pgplan::topology::Topology) -> Lab {
+    pgplan::lab::derive(topology, &checkpoint.pins)
+}
+
+/// Does the same with every host at once, and tells which ones failed.
+fn each(hosts: &[&Host], work: impl Fn(&Host) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
+    let failed: Vec<String> = thread::scope(|scope| {
+        let threads: Vec<_> = hosts.iter().map(|host| (&host.name, scope.spawn(|| work(host)))).collect();
+        let join = |(name, thread): (&String, thread::ScopedJoinHandle<'_, anyhow::Result<()>>)| {
+            let result = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")));
+            result.err().map(|error| format!("{name}: {error:#}"))
+        };
+        threads.into_iter().filter_map(join).collect()
+    });
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
