@@ -18,7 +18,7 @@ fi
 sectors=$4
 
 chmod -R u=rwX,go=rX "$parts/files"
-chmod 755 "$parts/files/usr/lib/pgprov/identity"
+chmod 755 "$parts/files/usr/lib/pgprov/identity" "$parts/files/usr/lib/pgprov/new-cluster"
 cp -a --no-preserve=ownership "$parts/files/." "$root/"
 mkdir -p "$root/usr/lib/pgprov/without-bpf"
 : >"$root/usr/lib/pgprov/without-bpf/libbpf.so.1" # see initrd-init
@@ -69,6 +69,17 @@ for rules in "$root"/usr/lib/udev/rules.d/*.rules; do
   esac
 done
 rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin"
+
+# --- PostgreSQL: a data directory to copy; see new-cluster ------------------------------------------------------------
+in_root install -d -o postgres -g postgres /usr/lib/pgprov/postgres
+for bin in "$root"/usr/lib/postgresql/*/bin; do
+  version=$(basename "$(dirname "$bin")")
+  in_root setpriv --reuid=postgres --regid=postgres --clear-groups "/usr/lib/postgresql/$version/bin/initdb" --no-sync \
+    -D "/usr/lib/pgprov/postgres/$version" --data-checksums --encoding=UTF8 --locale=C.UTF-8 \
+    --auth-local=peer --auth-host=scram-sha-256
+  # pg_resetwal makes new ones.
+  find "$root/usr/lib/pgprov/postgres/$version/pg_wal" -type f -delete
+done
 
 # --- initrd: built with the tools of the tree, so that the machine that builds needs none ---------------------------
 version=$(ls "$root/usr/lib/modules")

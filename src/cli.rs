@@ -328,8 +328,18 @@ pub enum Image {
     Build(ImageBuild),
     /// List images, and the labs that use them
     List,
-    /// Remove images that no lab uses
+    /// Remove an image that no lab uses, from cache and pool, with its boot snapshots
     Remove(ImageRemove),
+    /// Remove all images that no lab uses, except those that `up` would take next
+    Prune(ImagePrune),
+}
+
+/// Arguments of image prune
+#[derive(Args, Debug)]
+pub struct ImagePrune {
+    /// Also those that `up` would take next
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Arguments of image build

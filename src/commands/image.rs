@@ -1,11 +1,11 @@
 //! `pgprov image`: what hosts start from. Images are in a cache of this machine, and in the pool of each hypervisor.
 
-use std::{cell::RefCell, path::Path};
+use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 use pgplan::{
     lab::Lab,
-    machine::ImagePart,
-    observed::Infra,
+    machine::{ImagePart, Volume},
+    observed::{Infra, VolumeSeen},
     size::Bytes,
     topology::{self, DiskFormat, Release, StockImage},
 };
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::context::Assets;
 use crate::{
-    cli::{self, Global, ImageBuild, ImageRemove},
+    cli::{self, Global, ImageBuild, ImagePrune, ImageRemove},
     error::{Error, Result},
     image::{self, Artifact, Cache, Progress, Recipe, Source},
     libvirt::Libvirt,
@@ -41,6 +41,7 @@ pub fn run(ui: &Ui, global: &Global, args: &cli::Image) -> Result {
         cli::Image::Build(args) => build(ui, global, args),
         cli::Image::List => list(ui, global),
         cli::Image::Remove(args) => remove(ui, global, args),
+        cli::Image::Prune(args) => prune(ui, global, args),
     }
 }
 
@@ -193,17 +194,25 @@ fn list(ui: &Ui, global: &Global) -> Result {
         cached.iter().map(|a| a.name.as_str()).chain(pool.iter().map(String::as_str)).collect();
     names.sort_unstable();
     names.dedup();
+    let volumes = inventory.as_ref().map(|inventory| inventory.volumes.as_slice()).unwrap_or_default();
     let row = |name: &&str| {
         let artifact = cached.iter().find(|artifact| artifact.name == *name);
         let labs: Vec<&str> = users.get(*name).into_iter().flatten().map(String::as_str).collect();
         let size = artifact.and_then(|a| Some(a.disk.metadata().ok()?.len()));
-        (name.to_string(), artifact.is_some(), pool.contains(*name), size, labs.join(", "))
+        (
+            name.to_string(),
+            artifact.is_some(),
+            pool.contains(*name),
+            size,
+            snapshot_bytes(volumes, name),
+            labs.join(", "),
+        )
     };
     let rows: Vec<_> = names.iter().map(row).collect();
     if ui.json() {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(name, cached, pool, size, labs)| json!({"name": name, "cached": cached, "in_pool": pool, "bytes": size, "labs": labs}))
+            .map(|(name, cached, pool, size, snapshots, labs)| json!({"name": name, "cached": cached, "in_pool": pool, "bytes": size, "snapshot_bytes": snapshots, "labs": labs}))
             .collect();
         ui.out_json(&json!({"images": rows}));
         return Ok(());
@@ -215,12 +224,51 @@ fn list(ui: &Ui, global: &Global) -> Result {
     let yes = |is: bool| if is { "yes" } else { "-" }.to_owned();
     let cells: Vec<Vec<String>> = rows
         .into_iter()
-        .map(|(name, cached, pool, size, labs)| {
-            let size = size.map_or_else(|| "-".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000));
-            vec![name, yes(cached), yes(pool), size, if labs.is_empty() { "-".to_owned() } else { labs }]
+        .map(|(name, cached, pool, size, snapshots, labs)| {
+            let megabytes = |bytes: u64| format!("{} MB", bytes / 1_000_000);
+            let size = size.map_or_else(|| "-".to_owned(), megabytes);
+            let snapshots = if snapshots == 0 { "-".to_owned() } else { megabytes(snapshots) };
+            vec![
+                name,
+                yes(cached),
+                yes(pool),
+                size,
+                snapshots,
+                if labs.is_empty() { "-".to_owned() } else { labs },
+            ]
         })
         .collect();
-    ui.out(&ui::table(&["IMAGE", "CACHED", "IN POOL", "SIZE", "USED BY"], &cells));
+    ui.out(&ui::table(&["IMAGE", "CACHED", "IN POOL", "SIZE", "SNAPSHOT", "USED BY"], &cells));
+    Ok(())
+}
+
+/// What the boot snapshots of an image take in the pool.
+fn snapshot_bytes(volumes: &[VolumeSeen], image: &str) -> u64 {
+    let of_image = |volume: &&VolumeSeen| matches!(Volume::parse(&volume.name), Volume::Snapshot { snapshot, .. } if snapshot.image == image);
+    volumes.iter().filter(of_image).map(|volume| volume.allocation.0).sum()
+}
+
+fn prune(ui: &Ui, global: &Global, args: &ImagePrune) -> Result {
+    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let inventory = libvirt.inventory()?;
+    let cache = Cache::of_user()?;
+    let assets = Assets::load(global)?;
+    let mut kept: BTreeSet<String> = inventory.image_users().into_keys().collect();
+    if !args.all {
+        kept.extend([Release::Debian12, Release::Debian13].map(|release| recipe(&assets, release).name()));
+    }
+    let cached = cache.list()?.into_iter().map(|artifact| artifact.name);
+    let all: BTreeSet<String> = cached.chain(inventory.images()).collect();
+    let unwanted: Vec<&String> = all.difference(&kept).collect();
+    for name in &unwanted {
+        libvirt.remove_image(name)?;
+        match cache.remove(name) {
+            Ok(()) | Err(image::Error::Missing { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        ui.say(&format!("image {name} is removed"));
+    }
+    ui.out(&format!("{} images removed, {} kept", unwanted.len(), all.len() - unwanted.len()));
     Ok(())
 }
 

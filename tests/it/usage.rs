@@ -29,6 +29,8 @@ fn help_and_version() {
       ssh-config  Print an OpenSSH configuration for the hosts of a lab
       suspend     Freeze a lab to disk, with its memory
       resume      Wake a suspended lab
+      checkpoint  Save all hosts of a lab with their memory, to go back to
+      reset       Take a lab back to a checkpoint, whatever was done to it
       destroy     Take a lab away: its hosts, networks, disks and secrets, and nothing else
       image       Build, list and remove images
       doctor      Check this machine for everything that pgprov needs
@@ -75,6 +77,7 @@ fn help_of_a_verb() {
       -y, --yes                     Do what interrupts or destroys hosts without asking
           --boot                    Boot new hosts, instead of copying them from a machine that was
                                     booted once and saved
+          --no-checkpoint           Neither start from checkpoint `ready` nor make it
           --boot-timeout <SECONDS>  Seconds that one host may take to boot and answer [default: 600]
       -h, --help                    Print help (see more with '--help')
 
