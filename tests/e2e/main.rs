@@ -52,6 +52,7 @@ const CASES: &[Case] = &[
     Case::new("graph-of-the-lab", verbs::graph_of_the_lab),
     Case::new("image-in-use-is-not-removed", refused::image_in_use_is_not_removed),
     Case::new("too-little-memory-is-refused", refused::too_little_memory_is_refused),
+    Case::new("too-small-pool-is-refused", refused::too_small_pool_is_refused),
     Case::new("overlapping-subnet-is-refused", neighbours::overlapping_subnet_is_refused),
     Case::new("second-up-changes-nothing", change::second_up_changes_nothing),
     Case::new("edited-files-are-put-right", change::edited_files_are_put_right),

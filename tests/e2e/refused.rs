@@ -30,6 +30,27 @@ pub fn too_little_memory_is_refused(suite: &Suite) -> Result<()> {
     Ok(())
 }
 
+/// A lab that needs more disk than the pool has is refused with a table, before anything is copied.
+pub fn too_small_pool_is_refused(suite: &Suite) -> Result<()> {
+    suite.lab(&MAIN)?;
+    let file = suite.file("full.yaml", "lab: full\nhosts:\n  m: { roles: [postgres] }\n")?;
+    let before = suite.everything()?;
+    let refused = suite.with_small_pool(300, || suite.pgprov(["up"]).args([&file]).run())?;
+    let refused = refused.exits(1)?.says("not enough room for lab full")?;
+    let row = refused.stderr.lines().find(|line| line.starts_with("disk "));
+    let row = row.with_context(|| format!("expected a row about the disk in\n{refused}"))?;
+    let words: Vec<&str> = row.split_whitespace().collect();
+    ensure!(
+        words[2..5] == ["GiB", "0.3", "GiB"] && words[1].parse::<f64>().is_ok_and(|gib| gib >= 0.5),
+        "expected what is needed, and 0.3 GiB available: {row}"
+    );
+    ensure!(row.contains("remove labs or images"), "expected a remedy: {row}");
+    ensure!(!refused.stderr.contains("memory "), "expected enough memory in\n{refused}");
+    ensure!(suite.everything()? == before, "expected no change by a refused `up`");
+    ensure!(!suite.state().join("full").exists(), "expected no state of a lab that was refused");
+    Ok(())
+}
+
 /// When hosts do not boot in time, `up` says what it waited for; the next one goes on from there.
 pub fn boot_timeout_names_what_it_waited_for(suite: &Suite) -> Result<()> {
     suite.pgprov(["destroy", "pair", "--yes"]).limit(120).ok()?;

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::suite::{Lab, MAIN, Suite};
+use crate::suite::{Lab, MAIN, MAIN_HOSTS, Suite};
 
 /// Notes the arguments of all processes of this machine, VMs and the program among them, until it is asked for them.
 pub struct Watch {
@@ -110,12 +110,20 @@ pub fn no_secret_in_arguments(suite: &Suite) -> Result<()> {
     let outside = suite.arguments_seen()?;
     ensure!(outside.contains("guest=lab-m"), "expected to have seen the QEMU process of m among\n{outside}");
     ensure_none(&secrets, &outside, "the arguments of processes of this machine")?;
-    let inside = lab.exec("m", SEEN_INSIDE)?;
-    ensure!(
-        inside.contains("initdb") && inside.contains("apply.sh"),
-        "expected to have seen initdb on m among\n{inside}"
-    );
-    ensure_none(&secrets, &inside, "the arguments of processes of m")
+    let inside = lab.exec_everywhere(SEEN_INSIDE)?;
+    ensure!(inside.len() == MAIN_HOSTS.len(), "expected to have watched all hosts, got {:?}", inside.keys());
+    for (host, seen) in &inside {
+        ensure!(seen.contains("sshd"), "expected to have seen processes of {host}, got\n{seen}");
+        ensure_none(&secrets, seen, &format!("the arguments of processes of {host}"))?;
+    }
+    for (host, program) in [("m", "initdb"), ("s", "pg_basebackup")] {
+        let seen = &inside[host];
+        ensure!(
+            seen.contains(program) && seen.contains("apply.sh"),
+            "expected to have seen {program} on {host} among\n{seen}"
+        );
+    }
+    Ok(())
 }
 
 /// Definitions of VMs and networks, consoles and logs have no secret.

@@ -10,10 +10,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use pgplan::machine::{POOL_NAME, POOL_PATH};
 use serde_json::Value;
 
 use crate::{
-    command::{Output, Program},
+    command::{Output, Program, Running},
     secrets::{WATCH_INSIDE, Watch},
 };
 
@@ -38,6 +39,9 @@ pub enum Topology {
 
 /// The lab of the README: primary, synchronous standby, arbiter, client.
 pub const MAIN: Spec = Spec { name: "lab", topology: Topology::File("topologies/lab.yaml") };
+
+/// The hosts of [`MAIN`].
+pub const MAIN_HOSTS: [&str; 4] = ["m", "s", "arbiter", "client"];
 
 /// A small lab, for what breaks or destroys: primary and standby.
 pub const PAIR: Spec = Spec {
@@ -172,6 +176,23 @@ impl Suite {
         &self.pool
     }
 
+    /// Does something while libvirtd sees an empty file system of that many MiB where its pool is; disks of VMs that run
+    /// stay open behind it.
+    ///
+    /// # Errors
+    /// There is no way to mount it, or the thing failed.
+    pub fn with_small_pool<T>(&self, mib: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let pid = fs::read_to_string(self.sandbox.join("libvirtd.pid")).context("no pid of libvirtd")?;
+        let inside =
+            |args: &[&str]| Program::new("nsenter").args(["-m", "-t", pid.trim()]).args(args).always();
+        let size = format!("size={mib}m");
+        inside(&["mount", "-t", "tmpfs", "-o", &size, "pgprov-e2e", POOL_PATH]).ok()?;
+        let result = work();
+        inside(&["umount", POOL_PATH]).ok()?;
+        self.virsh(["pool-refresh", POOL_NAME]).ok()?;
+        result
+    }
+
     /// The folder of libvirt's definitions.
     pub fn definitions(&self) -> PathBuf {
         self.sandbox.join("etc/qemu")
@@ -227,14 +248,27 @@ impl Suite {
         Ok(Lab { suite: self, name: spec.name, file: self.topology(spec)?, made })
     }
 
-    /// Brings a lab up. While it is the main one, the arguments of all processes are watched, here and on its host m.
+    /// Brings a lab up. While it is the main one, the arguments of all processes are watched, here and on its hosts.
     fn watched_up(&self, spec: &Spec) -> Result<Output> {
         let watch = Watch::start();
         let mut up = self.pgprov(["up", "--yes"]).args([self.topology(spec)?]).limit(UP_LIMIT).start()?;
-        if spec.name == MAIN.name && up.wait_until(|up| up.stderr().contains("m applying"))? {
-            self.pgprov(["exec", "--lab", spec.name, "--host", "m", "--", WATCH_INSIDE]).ok()?;
-        }
+        let mut watched: BTreeMap<&str, Result<Running>> = BTreeMap::new();
+        let watch_hosts = |up: &Running| {
+            let said = up.stderr();
+            for host in MAIN_HOSTS.into_iter().filter(|_| spec.name == MAIN.name) {
+                let answers = ["applying", "waiting for its turn"].map(|what| format!("{host} {what}"));
+                if !watched.contains_key(host) && answers.iter().any(|answer| said.contains(answer)) {
+                    let watch = self.pgprov(["exec", "--lab", spec.name, "--host", host, "--", WATCH_INSIDE]);
+                    watched.insert(host, watch.start());
+                }
+            }
+            false
+        };
+        up.wait_until(watch_hosts)?;
         let made = up.wait()?.exits(0);
+        for started in watched.into_values() {
+            started?.wait()?.exits(0)?;
+        }
         if spec.name == MAIN.name {
             self.arguments.replace(Some(watch.seen()));
         }
