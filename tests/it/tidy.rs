@@ -20,10 +20,14 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
+/// The doors to the terminal: one each program, pgload's live view, and a build script's way to talk to Cargo.
+const DOORS: [&str; 4] =
+    ["src/ui.rs", "crates/pgload/src/ui.rs", "crates/pgload/src/run/live.rs", "crates/pgload/build.rs"];
+
 #[test]
 fn only_ui_prints() {
     for (path, test, text) in sources() {
-        if test || path == "src/ui.rs" {
+        if test || DOORS.contains(&path.as_str()) {
             continue;
         }
         for banned in

@@ -1,0 +1,344 @@
+//! The ledger: what was tried and what was answered, on this machine, so that it can be compared with the database.
+//!
+//! A transaction's intent is on disk before its COMMIT is sent, its outcome after the answer came. In the database, the
+//! same transaction inserts a row with the same number into `pgload.ledger`. One thread writes and calls fdatasync for
+//! everything that came in meanwhile; transactions wait for it only at COMMIT, which most have been busy until.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Instant,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tokio::sync::Notify;
+use tokio_postgres::types::PgLsn;
+
+/// How an operation ended, as far as data is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mark {
+    /// The server acknowledged the commit.
+    Ok,
+    /// It did, with a warning: the wait for a standby was cancelled.
+    Weak,
+    /// It is certain that nothing was committed.
+    Aborted,
+    /// Nothing had to be done.
+    Idle,
+    /// COMMIT was sent and no answer came.
+    Doubt,
+}
+
+const MARKS: [(Mark, &str); 5] = [
+    (Mark::Ok, "ok"),
+    (Mark::Weak, "weak"),
+    (Mark::Aborted, "aborted"),
+    (Mark::Idle, "idle"),
+    (Mark::Doubt, "doubt"),
+];
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MARKS[*self as usize].1)
+    }
+}
+
+/// Where the server stood when a row was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Of the server.
+    pub timeline: u32,
+    /// Where the WAL was then.
+    pub lsn: u64,
+}
+
+enum Line {
+    Intent { client: u32, seq: u64, statement: Arc<str> },
+    Outcome { client: u32, seq: u64, mark: Mark, position: Position },
+}
+
+/// Writes a ledger.
+pub struct Ledger {
+    /// Numbers the run, in the database too.
+    pub run: i64,
+    lines: mpsc::Sender<(u64, Line)>,
+    shared: Arc<Shared>,
+    thread: std::thread::JoinHandle<std::io::Result<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Lines handed over, lines on disk.
+    given: AtomicU64,
+    durable: AtomicU64,
+    failed: AtomicBool,
+    news: Notify,
+}
+
+/// File of a run in a ledger's folder.
+pub fn path(dir: &Path, run: i64) -> PathBuf {
+    dir.join(format!("{run:016x}.ledger"))
+}
+
+impl Ledger {
+    /// Begins the ledger of a run.
+    ///
+    /// # Errors
+    /// The file cannot be made, or is there already.
+    pub fn create(dir: &Path, run: i64, workload: &str, started: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let path = path(dir, run);
+        let file = OpenOptions::new().append(true).create_new(true).open(&path);
+        let mut file = file.with_context(|| format!("cannot make {}", path.display()))?;
+        let header = format!("pgload-ledger\t1\t{run}\t{workload}\t{started}\n");
+        file.write_all(header.as_bytes())
+            .and_then(|()| file.sync_all())
+            .context("cannot write the ledger")?;
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .with_context(|| format!("cannot sync {}", dir.display()))?;
+        let (lines, queue) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let thread = {
+            let shared = shared.clone();
+            std::thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+                let result = write_lines(file, &queue, &shared);
+                shared.failed.store(result.is_err(), Ordering::Release);
+                shared.news.notify_waiters();
+                result
+            })?
+        };
+        Ok(Self { run, lines, shared, thread })
+    }
+
+    /// Notes that a transaction is about to be tried; the answer is for [`Self::wait`].
+    pub fn intent(&self, client: u32, seq: u64, statement: &Arc<str>) -> u64 {
+        self.give(Line::Intent { client, seq, statement: statement.clone() })
+    }
+
+    /// Notes what became of it.
+    pub fn outcome(&self, client: u32, seq: u64, mark: Mark, position: Position) {
+        self.give(Line::Outcome { client, seq, mark, position });
+    }
+
+    fn give(&self, line: Line) -> u64 {
+        let ticket = self.shared.given.fetch_add(1, Ordering::Relaxed) + 1;
+        // When the writer is gone, `wait` says so.
+        let _ = self.lines.send((ticket, line));
+        ticket
+    }
+
+    /// Waits until a line is on disk.
+    ///
+    /// # Errors
+    /// The disk refused: nothing may be committed any more.
+    pub async fn wait(&self, ticket: u64) -> Result<(), String> {
+        loop {
+            let news = self.shared.news.notified();
+            tokio::pin!(news);
+            // Registered before looking, so that nothing is missed in between.
+            news.as_mut().enable();
+            if self.shared.durable.load(Ordering::Acquire) >= ticket {
+                return Ok(());
+            }
+            if self.shared.failed.load(Ordering::Acquire) {
+                return Err("the ledger cannot be written".to_owned());
+            }
+            news.await;
+        }
+    }
+
+    /// Writes what is left.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn finish(self) -> anyhow::Result<()> {
+        drop(self.lines);
+        let result = self.thread.join().map_err(|_| anyhow::anyhow!("the ledger's thread panicked"))?;
+        result.context("cannot write the ledger")
+    }
+}
+
+fn write_lines(file: File, queue: &mpsc::Receiver<(u64, Line)>, shared: &Shared) -> std::io::Result<()> {
+    let begun = Instant::now();
+    let mut out = BufWriter::with_capacity(1 << 16, file);
+    while let Ok((mut last, line)) = queue.recv() {
+        let micros = begun.elapsed().as_micros();
+        write_line(&mut out, micros, &line)?;
+        while let Ok((ticket, line)) = queue.try_recv() {
+            write_line(&mut out, micros, &line)?;
+            // Tickets are taken before lines are sent, so they may come in another order.
+            last = last.max(ticket);
+        }
+        out.flush()?;
+        out.get_ref().sync_data()?;
+        shared.durable.fetch_max(last, Ordering::Release);
+        shared.news.notify_waiters();
+    }
+    Ok(())
+}
+
+fn write_line(out: &mut impl std::io::Write, micros: u128, line: &Line) -> std::io::Result<()> {
+    match line {
+        Line::Intent { client, seq, statement } => writeln!(out, "I\t{client}\t{seq}\t{micros}\t{statement}"),
+        Line::Outcome { client, seq, mark, position } => {
+            let Position { timeline, lsn } = position;
+            writeln!(out, "O\t{client}\t{seq}\t{micros}\t{mark}\t{timeline}\t{}", PgLsn::from(*lsn))
+        }
+    }
+}
+
+/// A transaction in a ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Name of the statement.
+    pub statement: String,
+    /// `None`: the program ended before the answer.
+    pub mark: Option<Mark>,
+    /// When the outcome was written (the intent, if there is none), microseconds from the beginning.
+    pub micros: u64,
+    /// Where the server stood.
+    pub position: Position,
+}
+
+/// A ledger that was read.
+#[derive(Debug)]
+pub struct Book {
+    /// Numbers the run.
+    pub run: i64,
+    /// Of the run.
+    pub workload: String,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// By client and number.
+    pub entries: BTreeMap<(u32, u64), Entry>,
+}
+
+impl Book {
+    /// Reads a ledger. A last line without its end was being written when the machine stopped, and does not count.
+    ///
+    /// # Errors
+    /// Not a ledger; a line that cannot be.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut lines = whole.lines();
+        let header: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
+        let ["pgload-ledger", "1", run, workload, started] = header[..] else {
+            bail!("{} is not a ledger", path.display())
+        };
+        let mut book = Self {
+            run: run.parse()?,
+            workload: workload.to_owned(),
+            started: started.to_owned(),
+            entries: BTreeMap::new(),
+        };
+        for (number, line) in (2..).zip(lines) {
+            book.line(line).with_context(|| format!("{}:{number}", path.display()))?;
+        }
+        Ok(book)
+    }
+
+    /// Reads all ledgers of a folder.
+    ///
+    /// # Errors
+    /// There is none; one cannot be read.
+    pub fn read_all(dir: &Path) -> anyhow::Result<Vec<Self>> {
+        let list = || format!("cannot read {}", dir.display());
+        let mut books = Vec::new();
+        for entry in fs::read_dir(dir).with_context(list)? {
+            let path = entry.with_context(list)?.path();
+            if path.extension().is_some_and(|extension| extension == "ledger") {
+                books.push(Self::read(&path)?);
+            }
+        }
+        ensure!(!books.is_empty(), "there is no ledger in {}", dir.display());
+        books.sort_by_key(|book| book.started.clone());
+        Ok(books)
+    }
+
+    fn line(&mut self, line: &str) -> anyhow::Result<()> {
+        match line.split('\t').collect::<Vec<_>>()[..] {
+            ["I", client, seq, micros, statement] => {
+                let entry = Entry {
+                    statement: statement.to_owned(),
+                    mark: None,
+                    micros: micros.parse()?,
+                    position: Position::default(),
+                };
+                let old = self.entries.insert((client.parse()?, seq.parse()?), entry);
+                ensure!(old.is_none(), "transaction {client}/{seq} is there twice");
+            }
+            ["O", client, seq, micros, mark, timeline, lsn] => {
+                let entry = self.entries.get_mut(&(client.parse()?, seq.parse()?));
+                let entry = entry.with_context(|| format!("transaction {client}/{seq} has no intent"))?;
+                let known = MARKS.iter().find(|(_, text)| *text == mark).map(|(mark, _)| *mark);
+                entry.mark = Some(known.with_context(|| format!("`{mark}` is no outcome"))?);
+                entry.micros = micros.parse()?;
+                let lsn: PgLsn =
+                    lsn.parse().map_err(|_| anyhow::anyhow!("`{lsn}` is no position in the WAL"))?;
+                entry.position = Position { timeline: timeline.parse()?, lsn: lsn.into() };
+            }
+            _ => bail!("cannot read `{line}`"),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_a_torn_line_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(dir.path(), 77, "oltp", "2026-11-21T00:00:00Z").unwrap();
+        let name: Arc<str> = "pick".into();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for (seq, mark) in (0..).zip([Mark::Ok, Mark::Weak, Mark::Aborted, Mark::Idle, Mark::Doubt]) {
+            let ticket = ledger.intent(3, seq, &name);
+            runtime.block_on(ledger.wait(ticket)).unwrap();
+            // On disk before the outcome is known.
+            let book = Book::read(&path(dir.path(), 77)).unwrap();
+            assert_eq!(book.entries[&(3, seq)].mark, None);
+            ledger.outcome(3, seq, mark, Position { timeline: 2, lsn: 0x1_0000_0abc });
+        }
+        ledger.intent(4, 0, &name);
+        ledger.finish().unwrap();
+        let mut file = OpenOptions::new().append(true).open(path(dir.path(), 77)).unwrap();
+        file.write_all(b"O\t4\t0\t12").unwrap();
+
+        let book = &Book::read_all(dir.path()).unwrap()[0];
+        let marks: Vec<Option<Mark>> = book.entries.values().map(|entry| entry.mark).collect();
+        let expected = [Mark::Ok, Mark::Weak, Mark::Aborted, Mark::Idle, Mark::Doubt].map(Some);
+        assert_eq!(marks, [&expected[..], &[None]].concat());
+        assert_eq!(book.entries[&(3, 1)].position, Position { timeline: 2, lsn: 0x1_0000_0abc });
+        assert_eq!((book.run, book.workload.as_str()), (77, "oltp"));
+        assert!(Ledger::create(dir.path(), 77, "oltp", "").is_err(), "a ledger is never written over");
+    }
+
+    #[test]
+    fn what_is_no_ledger_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(path(dir.path(), 1), text).unwrap();
+        let header = "pgload-ledger\t1\t1\tw\ts\n";
+        for text in [
+            "",
+            "hello\n",
+            "pgload-ledger\t2\t1\tw\ts\n",
+            &format!("{header}O\t1\t1\t5\tok\t1\t0/0\n"),
+            &format!("{header}X\n"),
+        ] {
+            write(text);
+            assert!(Book::read(&path(dir.path(), 1)).is_err(), "{text:?}");
+        }
+    }
+}
