@@ -65,6 +65,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Compare ledgers with the database, and run the workload's checks
     Verify(Verify),
+    /// Compare runs: the change of each statement with its confidence interval, and plans that changed
+    Compare(Compare),
 }
 
 /// Arguments of init
@@ -160,6 +162,20 @@ pub struct Verify {
     /// Run the checks of this workload instead of those of the ledgers'
     #[arg(short, long, value_name = "NAME")]
     pub workload: Option<String>,
+}
+
+/// Arguments of compare
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// Folder of the run before; several of the same kind with commas
+    #[arg(value_name = "BEFORE", value_delimiter = ',', num_args = 1, required = true)]
+    pub before: Vec<PathBuf>,
+    /// Folder of the run after; several of the same kind with commas
+    #[arg(value_name = "AFTER", value_delimiter = ',', num_args = 1, required = true)]
+    pub after: Vec<PathBuf>,
+    /// Write a page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 /// How gaps are drawn

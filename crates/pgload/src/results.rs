@@ -1,10 +1,12 @@
 //! A run's results: a folder of plain files.
 //!
-//!     run.json          what was run, where, and what came out
-//!     seconds.csv       time series, a row a statement and second
-//!     errors.csv        errors by statement, phase and SQLSTATE
-//!     histograms.json   HDR histograms (V2, deflated, base64) of each statement and block
-//!     plans/NAME.json   EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) of each statement that reads
+//! ```text
+//! run.json          what was run, where, and what came out
+//! seconds.csv       time series, a row a statement and second
+//! errors.csv        errors by statement, phase and SQLSTATE
+//! histograms.json   HDR histograms (V2, deflated, base64) of each statement and block
+//! plans/NAME.json   EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) of each statement that reads
+//! ```
 
 use std::{
     collections::BTreeMap,
@@ -268,7 +270,7 @@ impl Results {
         out
     }
 
-    /// Reads a run's folder. Time series and errors are for people and Grafana; comparing does not need them.
+    /// Reads a run's folder. Errors are for people and Grafana; comparing does not need them.
     ///
     /// # Errors
     /// Not such a folder, or not of a format that is known.
@@ -305,6 +307,33 @@ impl Results {
                 plans.insert(statement.name.clone(), serde_json::from_str(&text)?);
             }
         }
-        Ok(Self { run, seconds: Vec::new(), errors: Vec::new(), histograms, plans })
+        let seconds = read("seconds.csv")?.lines().skip(1).filter_map(parse_second).collect();
+        Ok(Self { run, seconds, errors: Vec::new(), histograms, plans })
     }
+}
+
+/// A line of `seconds.csv`.
+fn parse_second(line: &str) -> Option<SecondRow> {
+    let fields: Vec<&str> = line.split(',').collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(SecondRow {
+        second: number(0)? as u32,
+        statement: (*fields.get(1)?).to_owned(),
+        counts: Counts {
+            ok: number(2)?,
+            weak: number(3)?,
+            idle: number(4)?,
+            aborted: number(5)?,
+            indeterminate: number(6)?,
+            retries: number(7)?,
+        },
+        latency: Latency {
+            mean: number(8)? as f64,
+            p50: number(9)?,
+            p95: number(10)?,
+            p99: number(11)?,
+            max: number(12)?,
+            ..Latency::default()
+        },
+    })
 }

@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod compare;
 mod init;
 mod run;
 mod verify;
@@ -52,5 +53,6 @@ pub fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Workloads(arguments) => workloads::run(&context, &arguments),
         Command::Run(arguments) => run::run(&context, &arguments),
         Command::Verify(arguments) => verify::run(&context, &arguments),
+        Command::Compare(arguments) => compare::run(&context, &arguments),
     }
 }

@@ -222,6 +222,8 @@ fn results_are_kept_when_a_run_is_stopped_and_read_again() {
     assert_eq!(again.histograms["one"].response, results.histograms["one"].response);
     assert_eq!(again.run.statements[0].counts, results.run.statements[0].counts);
     assert!(again.plans.contains_key("one"));
+    let good = |results: &Results| results.seconds.iter().map(|row| row.counts.good()).sum::<u64>();
+    assert_eq!(good(&again), good(&results));
     let seconds = fs::read_to_string(folder.join("seconds.csv")).unwrap();
     assert!(seconds.lines().count() >= 2 && seconds.lines().nth(1).unwrap().contains(",one,"), "{seconds}");
     assert!(again.run.environment.server.contains("PostgreSQL"));
@@ -286,4 +288,19 @@ fn statements_that_cannot_work_are_refused_before_the_run() {
         let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains(said) && error.contains("statement it"), "{error}");
     }
+}
+
+/// The example of the documentation, as a user would copy it.
+#[test]
+fn the_workload_in_the_documentation_works() {
+    let document = include_str!("../../../../docs/load.md");
+    let block =
+        document.split("```yaml my-sql/workloads/shop.yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let server = shared();
+    let dsn = server.database();
+    warehouse(&dsn);
+    let workload = workload(block.strip_prefix("workload: shop\n").unwrap());
+    let mut options = options(closed(1), Duration::from_secs(60));
+    options.statements = Some(20);
+    assert_eq!(statement(&go(&dsn, &workload, &options), "price_of").counts.ok, 20);
 }
