@@ -67,6 +67,9 @@ pub enum Command {
     Verify(Verify),
     /// Compare runs: the change of each statement with its confidence interval, and plans that changed
     Compare(Compare),
+    /// Measure reads and writes before and after each stage of optimisation, and keep the stages that help
+    #[command(alias = "optimize")]
+    Optimise(Optimise),
 }
 
 /// Arguments of init
@@ -176,6 +179,29 @@ pub struct Compare {
     /// Write a page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+/// Arguments of optimise
+#[derive(Args, Debug)]
+pub struct Optimise {
+    /// Workload whose statements are measured; all of them only read
+    #[arg(short, long, default_value = "analytics", value_name = "NAME")]
+    pub workload: String,
+    /// Only these stages, as `01-foreign-keys` [default: all of optimize/]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub stages: Vec<String>,
+    /// Run each statement for so long, five to 200 times
+    #[arg(long, value_parser = duration, default_value = "3s", value_name = "TIME")]
+    pub time: Duration,
+    /// Measure writes at each stage for so long
+    #[arg(long, value_parser = duration, default_value = "10s", value_name = "TIME")]
+    pub write_time: Duration,
+    /// Of parameters
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Folder for table, picture, page and figures
+    #[arg(long, default_value = "results/optimise", value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// How gaps are drawn

@@ -2,6 +2,7 @@
 
 mod compare;
 mod init;
+mod optimise;
 mod run;
 mod verify;
 mod workloads;
@@ -54,5 +55,6 @@ pub fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Run(arguments) => run::run(&context, &arguments),
         Command::Verify(arguments) => verify::run(&context, &arguments),
         Command::Compare(arguments) => compare::run(&context, &arguments),
+        Command::Optimise(arguments) => optimise::run(&context, &arguments),
     }
 }
