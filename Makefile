@@ -3,7 +3,7 @@ LAB ?= topologies/lab.yaml
 CARGO ?= cargo
 PGPROV = target/release/pgprov
 
-.PHONY: up destroy verify test test-fast test-e2e lint bench setup setup-test build image fmt docs
+.PHONY: up destroy verify test test-fast test-e2e lint bench bench-load setup setup-test build image fmt docs
 
 up: setup build image ## install what is missing, build, build the image once, bring the lab up
 	$(PGPROV) up $(LAB)
@@ -48,6 +48,9 @@ verify: ## the failover machine in full bounds, about an hour: see docs/failover
 bench: build image
 	$(CARGO) bench --locked --no-run --bench labs
 	scripts/sandbox bench -- scripts/bench $(ARGS)
+
+bench-load: ## pgload against pgbench; ROUNDS and SECONDS of each
+	$(CARGO) bench --locked -p pgload --bench pgbench
 
 fmt:
 	$(CARGO) fmt --all

@@ -70,6 +70,10 @@ pub enum Command {
     /// Measure reads and writes before and after each stage of optimisation, and keep the stages that help
     #[command(alias = "optimize")]
     Optimise(Optimise),
+    /// Propose indexes for statements that read, from their plans, and say what each would gain
+    Advise(Advise),
+    /// Store runs in a database, for Grafana and SQL
+    Publish(Publish),
 }
 
 /// Arguments of init
@@ -202,6 +206,28 @@ pub struct Optimise {
     /// Folder for table, picture, page and figures
     #[arg(long, default_value = "results/optimise", value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// Arguments of advise
+#[derive(Args, Debug)]
+pub struct Advise {
+    /// Workload whose statements are looked at
+    #[arg(short, long, default_value = "analytics", value_name = "NAME")]
+    pub workload: String,
+    /// Of parameters
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Without HypoPG: build each index in a transaction and roll it back; writers wait meanwhile
+    #[arg(long)]
+    pub build: bool,
+}
+
+/// Arguments of publish
+#[derive(Args, Debug)]
+pub struct Publish {
+    /// Folders of runs; --dsn says where they are stored
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
 }
 
 /// How gaps are drawn

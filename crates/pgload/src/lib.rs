@@ -1,5 +1,6 @@
 //! pgload: a warehouse backend under load, with results that can be compared and a ledger that proves nothing was lost.
 
+pub mod advise;
 pub mod assets;
 pub mod cli;
 pub mod commands;
@@ -18,6 +19,7 @@ pub mod run;
 pub mod script;
 pub mod session;
 pub mod stage;
+pub mod store;
 pub mod svg;
 pub mod target;
 pub mod ui;

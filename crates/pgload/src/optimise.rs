@@ -168,8 +168,10 @@ fn judge(now: &mut Measured, before: &Measured, settings: &Settings, different: 
     }
     now.ratio = (sum / now.figures.len().max(1) as f64).exp();
     let writes = if now.writes.rate > 0.0 { before.writes.rate / now.writes.rate } else { 1.0 };
-    let counted =
-        format!("{faster} statements faster, {slower} slower, all x{:.2}, writes take x{writes:.2}", now.ratio);
+    let counted = format!(
+        "{faster} statements faster, {slower} slower, all x{:.2}, writes take x{writes:.2}",
+        now.ratio
+    );
     now.kept = different.is_empty() && now.ratio < 0.97 && writes < settings.write_limit;
     now.reason = match different {
         [] => counted,

@@ -270,7 +270,7 @@ impl Results {
         out
     }
 
-    /// Reads a run's folder. Errors are for people and Grafana; comparing does not need them.
+    /// Reads a run's folder.
     ///
     /// # Errors
     /// Not such a folder, or not of a format that is known.
@@ -308,7 +308,8 @@ impl Results {
             }
         }
         let seconds = read("seconds.csv")?.lines().skip(1).filter_map(parse_second).collect();
-        Ok(Self { run, seconds, errors: Vec::new(), histograms, plans })
+        let errors = read("errors.csv")?.lines().skip(1).filter_map(parse_error).collect();
+        Ok(Self { run, seconds, errors, histograms, plans })
     }
 }
 
@@ -335,5 +336,21 @@ fn parse_second(line: &str) -> Option<SecondRow> {
             max: number(12)?,
             ..Latency::default()
         },
+    })
+}
+
+/// A line of `errors.csv`; only the message may have commas.
+fn parse_error(line: &str) -> Option<ErrorRow> {
+    let fields: Vec<&str> = line.splitn(7, ',').collect();
+    let [statement, phase, code, count, first, last, message] = fields[..] else { return None };
+    let message = message.strip_prefix('"')?.strip_suffix('"')?;
+    Some(ErrorRow {
+        statement: (!statement.is_empty()).then(|| statement.to_owned()),
+        phase: phase.to_owned(),
+        code: code.to_owned(),
+        count: count.parse().ok()?,
+        first: first.parse().ok()?,
+        last: last.parse().ok()?,
+        message: message.replace("\"\"", "\""),
     })
 }

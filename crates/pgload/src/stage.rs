@@ -51,7 +51,7 @@ impl Stage {
                     part = stage.rewrites.last_mut().map(|(_, sql)| sql);
                 }
                 (Some(text), None) => {
-                    stage.description = format!("{} {text}", stage.description).trim().to_owned()
+                    stage.description = format!("{} {text}", stage.description).trim().to_owned();
                 }
                 _ => match &mut part {
                     Some(part) => {

@@ -1,8 +1,10 @@
 //! One file a verb.
 
+mod advise;
 mod compare;
 mod init;
 mod optimise;
+mod publish;
 mod run;
 mod verify;
 mod workloads;
@@ -56,5 +58,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Verify(arguments) => verify::run(&context, &arguments),
         Command::Compare(arguments) => compare::run(&context, &arguments),
         Command::Optimise(arguments) => optimise::run(&context, &arguments),
+        Command::Advise(arguments) => advise::run(&context, &arguments),
+        Command::Publish(arguments) => publish::run(&context, &arguments),
     }
 }

@@ -5,3 +5,4 @@ mod failures;
 mod init;
 mod run;
 mod server;
+mod tools;
