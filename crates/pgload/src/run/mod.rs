@@ -208,7 +208,6 @@ async fn run_here(
         // Until it has ended it holds on to the recorder.
         let _ = helper.await;
     }
-    live::restore(options.live);
     let Ok(shared) = Rc::try_unwrap(shared) else { anyhow::bail!("a client is still running") };
     if let Some(ledger) = shared.ledger {
         ledger.finish()?;

@@ -229,6 +229,7 @@ pub struct Recorder {
     lag: Histogram<u64>,
     lag_second: u64,
     seconds: Vec<SecondRow>,
+    seconds_ended: u32,
     errors: BTreeMap<(Option<usize>, &'static str, String), ErrorRow>,
     events: Vec<Event>,
     watch: Watch,
@@ -287,6 +288,7 @@ impl Recorder {
             lag: histogram(3),
             lag_second: 0,
             seconds: Vec::new(),
+            seconds_ended: 0,
             errors: BTreeMap::new(),
             events: Vec::new(),
             watch: Watch::default(),
@@ -402,6 +404,7 @@ impl Recorder {
         self.start_counting(now);
         let second = (self.since(now) - 0.5).max(0.0) as u32;
         self.lag_second = 0;
+        self.seconds_ended = second + 1;
         for statement in &mut self.statements {
             let counts = std::mem::take(&mut statement.second_counts);
             if counts.all() > 0 || counts.retries > 0 {
@@ -422,10 +425,15 @@ impl Recorder {
         }
     }
 
-    /// Rows of the last full second.
+    /// Seconds that have ended.
+    pub(super) fn seconds_ended(&self) -> u32 {
+        self.seconds_ended
+    }
+
+    /// Rows of the last full second; none when nothing ended in it.
     pub(super) fn last_second(&self) -> impl Iterator<Item = &SecondRow> {
-        let last = self.seconds.last().map_or(0, |row| row.second);
-        self.seconds.iter().rev().take_while(move |row| row.second == last)
+        let last = self.seconds_ended;
+        self.seconds.iter().rev().take_while(move |row| row.second + 1 == last)
     }
 
     /// How late the scheduler is, at worst, in this second; microseconds.
