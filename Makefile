@@ -42,7 +42,8 @@ test-e2e: setup-test
 	scripts/stock-image
 	scripts/sandbox e2e -- scripts/e2e $(ARGS)
 
-verify: ## the failover machine in full bounds, about an hour: see docs/failover.md
+verify: ## long campaigns: an hour of a warehouse, the failover machine in full bounds (about an hour: docs/failover.md)
+	PGLOAD_STATEMENTS=6000 $(CARGO) test --release --locked -p pgload --test it constraints_hold
 	PGAGENT_VERIFY=full $(CARGO) test --locked -p pgagent-core -- --nocapture
 
 bench: build image
