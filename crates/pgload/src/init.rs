@@ -143,6 +143,11 @@ async fn create(client: &Client, assets: &Assets, options: &Options) -> anyhow::
                 "BEGIN; SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS wms CASCADE",
             )
             .await?;
+        // No stage of optimisation is applied to what is about to be made.
+        let exists = client.query_one("SELECT to_regclass('pgload.stage') IS NOT NULL", &[]).await?;
+        if exists.get(0) {
+            client.batch_execute("DELETE FROM pgload.stage").await?;
+        }
         client.batch_execute(assets.text("wms/01-tables.sql")?).await?;
         let epoch = "date '1970-01-01'";
         let sql = format!(

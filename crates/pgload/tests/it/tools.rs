@@ -88,6 +88,10 @@ fn stages_return_the_same_and_can_be_taken_back_to_what_was() {
         psql(&dsn, &format!("BEGIN; {}; COMMIT", stage.down));
     }
     assert_eq!(schema(&dsn), before);
+    // A new warehouse has no stages.
+    psql(&dsn, "DROP SCHEMA wms CASCADE");
+    warehouse(&dsn);
+    assert_eq!(psql(&dsn, "SELECT count(*) FROM pgload.stage"), "0");
 }
 
 #[test]
