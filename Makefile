@@ -50,7 +50,7 @@ bench: build image
 	$(CARGO) bench --locked --no-run --bench labs
 	scripts/sandbox bench -- scripts/bench $(ARGS)
 
-bench-load: ## pgload against pgbench; ROUNDS and SECONDS of each
+bench-load: ## pgload against pgbench; ROUNDS of ROUND_SECONDS each
 	$(CARGO) bench --locked -p pgload --bench pgbench
 
 fmt:

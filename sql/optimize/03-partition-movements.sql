@@ -1,5 +1,9 @@
 -- Movements partitioned by half year: reports about a week or half a year read one or two partitions, old ones can be detached.
 -- up
+-- The indexes of the stages before move along, whichever they are.
+CREATE TEMPORARY TABLE movement_index ON COMMIT DROP AS
+SELECT replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') FROM pg_index
+ WHERE indrelid = 'wms.movement'::regclass AND NOT indisprimary;
 ALTER TABLE wms.movement RENAME TO movement_whole;
 ALTER TABLE wms.movement_whole ALTER id DROP IDENTITY IF EXISTS;
 CREATE TABLE wms.movement (LIKE wms.movement_whole INCLUDING DEFAULTS INCLUDING CONSTRAINTS) PARTITION BY RANGE (moved_at);
@@ -19,10 +23,11 @@ ALTER TABLE wms.movement ADD PRIMARY KEY (id, moved_at),
     ADD FOREIGN KEY (to_location_id) REFERENCES wms.location,
     ADD FOREIGN KEY (order_id, line) REFERENCES wms.sales_order_line,
     ADD FOREIGN KEY (employee_id) REFERENCES wms.employee;
-CREATE INDEX movement_lot ON wms.movement (lot_id);
-CREATE INDEX movement_order ON wms.movement (order_id, line) WHERE order_id IS NOT NULL;
-CREATE INDEX movement_picked ON wms.movement (moved_at) INCLUDE (lot_id, employee_id, from_location_id, qty) WHERE kind = 'pick';
+DO $$ DECLARE sql text; BEGIN FOR sql IN TABLE movement_index LOOP EXECUTE sql; END LOOP; END $$;
 -- down
+CREATE TEMPORARY TABLE movement_index ON COMMIT DROP AS
+SELECT replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') FROM pg_index
+ WHERE indrelid = 'wms.movement'::regclass AND NOT indisprimary;
 ALTER TABLE wms.movement RENAME TO movement_parted;
 CREATE TABLE wms.movement (LIKE wms.movement_parted INCLUDING CONSTRAINTS);
 INSERT INTO wms.movement SELECT * FROM wms.movement_parted ORDER BY id;
@@ -35,6 +40,4 @@ ALTER TABLE wms.movement ADD PRIMARY KEY (id),
     ADD FOREIGN KEY (to_location_id) REFERENCES wms.location,
     ADD FOREIGN KEY (order_id, line) REFERENCES wms.sales_order_line,
     ADD FOREIGN KEY (employee_id) REFERENCES wms.employee;
-CREATE INDEX movement_lot ON wms.movement (lot_id);
-CREATE INDEX movement_order ON wms.movement (order_id, line) WHERE order_id IS NOT NULL;
-CREATE INDEX movement_picked ON wms.movement (moved_at) INCLUDE (lot_id, employee_id, from_location_id, qty) WHERE kind = 'pick';
+DO $$ DECLARE sql text; BEGIN FOR sql IN TABLE movement_index LOOP EXECUTE sql; END LOOP; END $$;

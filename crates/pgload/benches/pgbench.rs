@@ -34,8 +34,13 @@ fn main() {
     let number = |name: &str, default: u32| {
         std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
-    let (rounds, seconds) = (number("ROUNDS", 7), number("SECONDS", 8));
-    let server = server::Server::start(&["shared_buffers = 256MB", "max_wal_size = 4GB", "autovacuum = off"]);
+    let (rounds, seconds) = (number("ROUNDS", 7), number("ROUND_SECONDS", 8));
+    let server = server::Server::start(&[
+        "shared_buffers = 256MB",
+        "max_wal_size = 4GB",
+        "autovacuum = off",
+        "fsync = on",
+    ]);
     let dsn = server.database();
     let tools = server::binaries();
     let made = Command::new(tools.join("pgbench"))

@@ -1,8 +1,10 @@
 //! The ledger: what was tried and what was answered, on this machine, so that it can be compared with the database.
 //!
-//! A transaction's intent is on disk before its COMMIT is sent, its outcome after the answer came. In the database, the
-//! same transaction inserts a row with the same number into `pgload.ledger`. One thread writes and calls fdatasync for
-//! everything that came in meanwhile; transactions wait for it only at COMMIT, which most have been busy until.
+//! That a transaction may be there is on disk before its COMMIT is sent, its outcome after the answer came. In the
+//! database, the same transaction inserts a row with the same number into `pgload.ledger`. So that no transaction has to
+//! wait for the disk, a client's numbers are reserved ahead, in blocks: a reservation is on disk before the first number
+//! of it is used. Lines about single transactions follow within milliseconds; should this machine lose its power in
+//! between, the numbers that are reserved and have no line are in doubt.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +17,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -61,6 +63,7 @@ pub struct Position {
 }
 
 enum Line {
+    Reserved { client: u32, to: u64 },
     Intent { client: u32, seq: u64, statement: Arc<str> },
     Outcome { client: u32, seq: u64, mark: Mark, position: Position },
 }
@@ -119,9 +122,14 @@ impl Ledger {
         Ok(Self { run, lines, shared, thread })
     }
 
-    /// Notes that a transaction is about to be tried; the answer is for [`Self::wait`].
-    pub fn intent(&self, client: u32, seq: u64, statement: &Arc<str>) -> u64 {
-        self.give(Line::Intent { client, seq, statement: statement.clone() })
+    /// Reserves a client's numbers up to this one; the answer is for [`Self::wait`].
+    fn reserve(&self, client: u32, to: u64) -> u64 {
+        self.give(Line::Reserved { client, to })
+    }
+
+    /// Notes that a transaction is about to be tried.
+    fn intent(&self, client: u32, seq: u64, statement: &Arc<str>) {
+        self.give(Line::Intent { client, seq, statement: statement.clone() });
     }
 
     /// Notes what became of it.
@@ -167,27 +175,87 @@ impl Ledger {
     }
 }
 
+/// Numbers of a client that are reserved at a time.
+const BLOCK: u64 = 256;
+
+/// Numbers a client's transactions.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    last: u64,
+    /// Last number of the block in use, and of the next; with their tickets.
+    block: (u64, u64),
+    next: (u64, u64),
+}
+
+impl Numbers {
+    /// The next transaction's number, and the ticket that has to be waited for before its COMMIT.
+    pub fn take(&mut self, ledger: &Ledger, client: u32, statement: &Arc<str>) -> (u64, u64) {
+        self.last += 1;
+        if self.last > self.block.0 {
+            // The next block was reserved half a block ago, except at the beginning.
+            if self.next.0 < self.last {
+                self.next = (self.last + BLOCK - 1, ledger.reserve(client, self.last + BLOCK - 1));
+            }
+            self.block = self.next;
+        }
+        if self.last + BLOCK / 2 > self.block.0 && self.next.0 == self.block.0 {
+            let to = self.block.0 + BLOCK;
+            self.next = (to, ledger.reserve(client, to));
+        }
+        ledger.intent(client, self.last, statement);
+        (self.last, self.block.1)
+    }
+}
+
+/// How long lines that nobody waits for may stay in memory.
+const LINGER: Duration = Duration::from_millis(20);
+
 fn write_lines(file: File, queue: &mpsc::Receiver<(u64, Line)>, shared: &Shared) -> std::io::Result<()> {
     let begun = Instant::now();
     let mut out = BufWriter::with_capacity(1 << 16, file);
-    while let Ok((mut last, line)) = queue.recv() {
-        let micros = begun.elapsed().as_micros();
-        write_line(&mut out, micros, &line)?;
-        while let Ok((ticket, line)) = queue.try_recv() {
-            write_line(&mut out, micros, &line)?;
-            // Tickets are taken before lines are sent, so they may come in another order.
-            last = last.max(ticket);
+    let (mut last, mut synced, mut awaited) = (0, 0, false);
+    let mut due = Instant::now();
+    loop {
+        let wait = if last > synced {
+            due.saturating_duration_since(Instant::now())
+        } else {
+            Duration::from_secs(3600)
+        };
+        let received = queue.recv_timeout(if awaited { Duration::ZERO } else { wait });
+        match &received {
+            Ok((ticket, line)) => {
+                if last == synced {
+                    due = Instant::now() + LINGER;
+                }
+                awaited |= matches!(line, Line::Reserved { .. });
+                write_line(&mut out, begun.elapsed().as_micros(), line)?;
+                // Tickets are taken before lines are sent, so they may come in another order.
+                last = last.max(*ticket);
+                if !awaited && Instant::now() < due {
+                    continue;
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => writeln!(out, "E")?,
+        }
+        // With somebody waiting, what else is in the queue goes along.
+        if awaited && received.is_ok() {
+            continue;
         }
         out.flush()?;
         out.get_ref().sync_data()?;
+        (synced, awaited) = (last, false);
         shared.durable.fetch_max(last, Ordering::Release);
         shared.news.notify_waiters();
+        if matches!(received, Err(mpsc::RecvTimeoutError::Disconnected)) {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 fn write_line(out: &mut impl std::io::Write, micros: u128, line: &Line) -> std::io::Result<()> {
     match line {
+        Line::Reserved { client, to } => writeln!(out, "R\t{client}\t{to}"),
         Line::Intent { client, seq, statement } => writeln!(out, "I\t{client}\t{seq}\t{micros}\t{statement}"),
         Line::Outcome { client, seq, mark, position } => {
             let Position { timeline, lsn } = position;
@@ -220,6 +288,8 @@ pub struct Book {
     pub started: String,
     /// By client and number.
     pub entries: BTreeMap<(u32, u64), Entry>,
+    /// The last number each client may have used without a line: none when the ledger was ended properly.
+    pub reserved: BTreeMap<u32, u64>,
 }
 
 impl Book {
@@ -240,6 +310,7 @@ impl Book {
             workload: workload.to_owned(),
             started: started.to_owned(),
             entries: BTreeMap::new(),
+            reserved: BTreeMap::new(),
         };
         for (number, line) in (2..).zip(lines) {
             book.line(line).with_context(|| format!("{}:{number}", path.display()))?;
@@ -267,6 +338,10 @@ impl Book {
 
     fn line(&mut self, line: &str) -> anyhow::Result<()> {
         match line.split('\t').collect::<Vec<_>>()[..] {
+            ["R", client, to] => {
+                self.reserved.insert(client.parse()?, to.parse()?);
+            }
+            ["E"] => self.reserved.clear(),
             ["I", client, seq, micros, statement] => {
                 let entry = Entry {
                     statement: statement.to_owned(),
@@ -303,12 +378,13 @@ mod tests {
         let ledger = Ledger::create(dir.path(), 77, "oltp", "2026-11-21T00:00:00Z").unwrap();
         let name: Arc<str> = "pick".into();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        for (seq, mark) in (0..).zip([Mark::Ok, Mark::Weak, Mark::Aborted, Mark::Idle, Mark::Doubt]) {
-            let ticket = ledger.intent(3, seq, &name);
+        let mut numbers = Numbers::default();
+        for mark in [Mark::Ok, Mark::Weak, Mark::Aborted, Mark::Idle, Mark::Doubt] {
+            let (seq, ticket) = numbers.take(&ledger, 3, &name);
             runtime.block_on(ledger.wait(ticket)).unwrap();
             // On disk before the outcome is known.
             let book = Book::read(&path(dir.path(), 77)).unwrap();
-            assert_eq!(book.entries[&(3, seq)].mark, None);
+            assert!(book.reserved[&3] >= seq);
             ledger.outcome(3, seq, mark, Position { timeline: 2, lsn: 0x1_0000_0abc });
         }
         ledger.intent(4, 0, &name);
@@ -321,8 +397,28 @@ mod tests {
         let expected = [Mark::Ok, Mark::Weak, Mark::Aborted, Mark::Idle, Mark::Doubt].map(Some);
         assert_eq!(marks, [&expected[..], &[None]].concat());
         assert_eq!(book.entries[&(3, 1)].position, Position { timeline: 2, lsn: 0x1_0000_0abc });
+        assert!(book.reserved.is_empty(), "the ledger was ended properly");
         assert_eq!((book.run, book.workload.as_str()), (77, "oltp"));
         assert!(Ledger::create(dir.path(), 77, "oltp", "").is_err(), "a ledger is never written over");
+    }
+
+    #[test]
+    fn every_number_is_reserved_before_it_may_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::create(dir.path(), 5, "w", "s").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (mut numbers, name): (_, Arc<str>) = (Numbers::default(), "s".into());
+        for expected in 1..=BLOCK * 5 {
+            let (seq, ticket) = numbers.take(&ledger, 1, &name);
+            assert_eq!(seq, expected);
+            if seq % 64 == 1 || seq % BLOCK == 0 {
+                runtime.block_on(ledger.wait(ticket)).unwrap();
+                let reserved = Book::read(&path(dir.path(), 5)).unwrap().reserved[&1];
+                assert!((seq..=seq + 2 * BLOCK).contains(&reserved), "{seq}: {reserved}");
+            }
+        }
+        ledger.finish().unwrap();
+        assert_eq!(Book::read(&path(dir.path(), 5)).unwrap().entries.len() as u64, BLOCK * 5);
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub struct Run {
     pub cpu: f64,
     /// Microseconds.
     pub lag_p99: u64,
-    /// Due, but never begun.
+    /// Due, but not done at the end.
     pub unserved: u64,
     /// Ended by request.
     pub interrupted: bool,

@@ -202,7 +202,7 @@ async fn run_here(
     recorder.borrow_mut().close(Instant::now());
     shared.closing.set(true);
     shared.work.notify_waiters();
-    workers.finish(&shared, DRAIN).await;
+    let unfinished = workers.finish(&shared, DRAIN).await;
     for helper in helpers {
         helper.abort();
         // Until it has ended it holds on to the recorder.
@@ -213,7 +213,7 @@ async fn run_here(
         ledger.finish()?;
     }
     drop(shared.recorder);
-    Ok(recorder
-        .replace(Recorder::new(workload, target, options, begin))
-        .finish(shared.queue.into_inner().len() as u64, stop.is_set()))
+    let unserved = (shared.queue.into_inner().len() + unfinished) as u64;
+    let recorder = recorder.replace(Recorder::new(workload, target, options, begin));
+    Ok(recorder.finish(unserved, stop.is_set()))
 }

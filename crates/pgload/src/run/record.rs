@@ -177,7 +177,7 @@ pub struct Measured {
     pub cpu: f64,
     /// How late statements came into the queue, microseconds.
     pub lag_p99: u64,
-    /// Due, but not begun at the end.
+    /// Due, but not done at the end.
     pub unserved: u64,
     /// Ended by request.
     pub interrupted: bool,
@@ -512,7 +512,7 @@ fn invalid(measured: &Measured, open_loop: bool) -> Vec<String> {
     if measured.unserved > 0 {
         let unserved = measured.unserved;
         reasons.push(format!(
-            "{unserved} statements were due and never begun: the rate is more than this database can do"
+            "{unserved} statements were due and not done at the end: the rate is more than this database can do"
         ));
     }
     reasons

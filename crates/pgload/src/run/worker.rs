@@ -19,7 +19,7 @@ use super::{
     record::Finished,
 };
 use crate::{
-    ledger::{Ledger, Mark, Position},
+    ledger::{Ledger, Mark, Numbers, Position},
     rng::Rng,
     session::{Connector, Failure, Session},
     workload::{Bound, Kind},
@@ -67,7 +67,7 @@ pub(super) fn start(shared: &Rc<Shared>, first: Session) -> Workers {
             shared: shared.clone(),
             session: None,
             caches: Vec::new(),
-            seq: 0,
+            numbers: Numbers::default(),
             rng: Rng::new(shared.options.seed, 102, number.into()),
         };
         if let Some(session) = first.take() {
@@ -94,16 +94,19 @@ impl Workers {
         }
     }
 
-    /// Waits for what is unfinished, but no longer than `limit` and one deadline of a statement; then ends all.
-    pub async fn finish(self, shared: &Shared, limit: Duration) {
+    /// Waits for what is unfinished, but no longer than `limit` and one deadline of a statement; then ends all. Returns how
+    /// many clients were in the middle of something.
+    pub async fn finish(self, shared: &Shared, limit: Duration) -> usize {
         if tokio::time::timeout(limit, self.all_done()).await.is_err() {
             shared.give_up.stop();
             let _ = tokio::time::timeout(shared.options.deadline.min(limit), self.all_done()).await;
         }
+        let unfinished = self.left.get();
         for handle in self.handles {
             handle.abort();
             let _ = handle.await;
         }
+        unfinished
     }
 }
 
@@ -112,7 +115,7 @@ struct Client {
     shared: Rc<Shared>,
     session: Option<Session>,
     caches: Vec<Cache>,
-    seq: u64,
+    numbers: Numbers,
     rng: Rng,
 }
 
@@ -202,15 +205,8 @@ impl Client {
         let values = shared.bound.values(index, &mut rng.clone());
         let mut entry = match &shared.ledger {
             Some(ledger) if statement.kind == Kind::Write => {
-                self.seq += 1;
-                let ticket = ledger.intent(self.number, self.seq, &statement.name);
-                Some(Entry {
-                    ledger,
-                    ticket,
-                    client: self.number,
-                    seq: self.seq,
-                    position: Position::default(),
-                })
+                let (seq, ticket) = self.numbers.take(ledger, self.number, &statement.name);
+                Some(Entry { ledger, ticket, client: self.number, seq, position: Position::default() })
             }
             _ => None,
         };
