@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use bare::Way;
 use pgplan::{
     check::{self, Known, RoleInfo},
     host::HostPlan,
@@ -19,6 +20,20 @@ use pgplan::{
     render::Roles,
     secrets::Secrets,
 };
+
+/// What is measured in a round, in order.
+const NAMES: [&str; 10] = [
+    "4 VMs bare, to the greeting of sshd",
+    "the same 4 VMs copied from the boot snapshot",
+    "`pgprov up --boot` of lab.yaml",
+    "`pgprov up` of lab.yaml, hosts copied",
+    "`pgprov up` again, nothing to do",
+    "`work_mem` edited: `pgprov up`, reload on 2 hosts",
+    "`pgprov checkpoint save`, 4 hosts",
+    "libvirt's own restore of 4 hosts, in parallel",
+    "`pgprov reset`, 4 hosts",
+    "`pgprov up` from checkpoint `ready`",
+];
 
 /// How often a quick command is repeated.
 const REPEAT: usize = 7;
@@ -44,41 +59,43 @@ fn rounds() -> usize {
     std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
 }
 
-/// `up` of lab.yaml with hosts booted, against booting the same VMs bare until their sshd greets; then `up` with
-/// nothing to do. In turns, so that both see the same noise.
+/// `up` of lab.yaml, with hosts booted and with hosts copied, against booting the same VMs bare until their sshd greets;
+/// then `up` with nothing to do, an edit, `reset` against libvirt's own restore, and `up` from a checkpoint. In turns, so
+/// that all see the same noise.
 fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     let state = tempfile::tempdir()?;
     let topology = Path::new("topologies/lab.yaml");
     let run = |args: &[&str]| timed(pgprov, state.path(), args);
     // The image is copied to the pool once per machine, not once per lab: not part of either figure.
-    run(&["up", "topologies/lab.yaml"])?;
+    run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?;
+    let image = bare::image_of("lab")?;
     run(&["destroy", "lab", "--yes"])?;
-    let (mut bare, mut whole, mut again, mut edit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut times: [Vec<Duration>; 10] = Default::default();
     for round in 1..=rounds {
-        bare.push(bare::boot(topology)?);
-        whole.push(run(&["up", "topologies/lab.yaml"])?);
-        again.extend(
-            (0..REPEAT).map(|_| run(&["up", "topologies/lab.yaml"])).collect::<anyhow::Result<Vec<_>>>()?,
-        );
-        edit.push(edited(pgprov, state.path(), topology)?);
+        let [bare, copied, booted, whole, again, edit, save, restore, reset, ready] = &mut times;
+        bare.push(bare::hosts(topology, &image, Way::Boot)?);
+        copied.push(bare::hosts(topology, &image, Way::Copy)?);
+        booted.push(run(&["up", "--boot", "--no-checkpoint", "topologies/lab.yaml"])?);
         run(&["destroy", "lab", "--yes"])?;
-        println!(
-            "round {round}: bare {:.1} s, up {:.1} s, up again {:.2} s, edit {:.2} s",
-            seconds(&bare).last().copied().unwrap_or_default(),
-            seconds(&whole).last().copied().unwrap_or_default(),
-            median(&again),
-            seconds(&edit).last().copied().unwrap_or_default(),
-        );
+        whole.push(run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?);
+        for _ in 0..REPEAT {
+            again.push(run(&["up", "topologies/lab.yaml"])?);
+        }
+        edit.push(edited(pgprov, state.path(), topology)?);
+        save.push(run(&["checkpoint", "save", "ready", "--lab", "lab"])?);
+        restore.push(bare::restore("lab")?);
+        reset.push(run(&["reset", "--lab", "lab"])?);
+        run(&["destroy", "lab", "--yes", "--keep-checkpoints"])?;
+        ready.push(run(&["up", "topologies/lab.yaml"])?);
+        run(&["destroy", "lab", "--yes"])?;
+        let last: Vec<String> =
+            times.iter().map(|all| format!("{:.2}", all.last().map_or(0.0, Duration::as_secs_f64))).collect();
+        println!("round {round}: {}", last.join(" "));
     }
     println!("| what | median s | min s | max s | ratio to bare boot |");
     println!("|---|---|---|---|---|");
-    let base = median(&bare);
-    for (name, times) in [
-        ("4 VMs bare, to the greeting of sshd", &bare),
-        ("`pgprov up` of lab.yaml, hosts booted", &whole),
-        ("`pgprov up` again, nothing to do", &again),
-        ("`work_mem` edited: `pgprov up`, reload on 2 hosts", &edit),
-    ] {
+    let base = median(&times[0]);
+    for (name, times) in NAMES.iter().zip(&times) {
         let all = seconds(times);
         let (min, max) =
             (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
