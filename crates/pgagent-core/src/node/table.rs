@@ -162,7 +162,7 @@ pub static TABLE: &[Row] = &[
         to: Phase::Rejoining,
         name: "copy unfinished",
         why: "a rejoin was begun and did not end before the agent restarted",
-        when: |v| v.theirs_confirmed() && v.node.durable.role == Role::Rejoining,
+        when: |v| v.record().is_some() && v.node.durable.role == Role::Rejoining,
     },
     Row {
         from: &[Phase::Starting],
@@ -349,14 +349,17 @@ pub static TABLE: &[Row] = &[
         to: Phase::HandingOver,
         name: "stopped",
         why: "PostgreSQL is shut down cleanly and the standby has the end of its log",
-        when: |v| v.shut_down_and_received(),
+        when: |v| v.in_sync() && v.shut_down_and_received(),
     },
     Row {
         from: &[Phase::Draining],
         to: Phase::Resyncing,
         name: "given up",
         why: "the standby did not get everything in time: this host opens again",
-        when: |v| v.now.past(v.node.since, Node::drain_limit(v.config)) && v.node.op.is_none(),
+        when: |v| {
+            let over = v.now.past(v.node.since, Node::drain_limit(v.config));
+            (over || !v.in_sync()) && v.node.op.is_none()
+        },
     },
     Row {
         from: &[Phase::HandingOver],
@@ -383,8 +386,8 @@ pub static TABLE: &[Row] = &[
         from: &[Phase::HandingOver],
         to: Phase::Resyncing,
         name: "not handed over",
-        why: "the record was changed by something else: this host is still primary and opens again",
-        when: |v| v.mine_confirmed() && v.node.durable.handover.is_none(),
+        why: "the record was changed by something else, or does not allow it: this host is still primary and opens again",
+        when: |v| v.mine_confirmed() && (v.node.durable.handover.is_none() || !v.in_sync()),
     },
     // Superseded.
     Row {
@@ -425,6 +428,8 @@ impl Node {
         self.since = now;
         self.pending = None;
         self.resync = Resync::default();
+        // What changed is said at once: a lease that is wanted now should not wait for the next heartbeat.
+        self.beat = None;
         let epoch = self.record().map_or(0, |record| record.epoch);
         let stamp = self.record().map(|record| record.stamp);
         match row.to {
@@ -439,7 +444,10 @@ impl Node {
                 self.durable.epoch = epoch;
                 self.acked = now;
             }
-            Phase::Resyncing => self.acked = now,
+            Phase::Resyncing => {
+                self.acked = now;
+                self.durable.handover = None;
+            }
             Phase::Standby => {
                 self.durable.role = Role::Standby;
                 self.streamed = now;

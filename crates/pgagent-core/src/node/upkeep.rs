@@ -95,6 +95,12 @@ impl Node {
         let mine = record.is_some_and(|record| record.primary == config.me);
         match (self.phase, server) {
             (Phase::Halted, _) | (_, Server::Busy) => None,
+            // The primary has seen it stream, so the copy is complete.
+            (Phase::Rejoining, Server::Down { standby: true, .. })
+                if mine || record.is_some_and(|record| record.in_sync) =>
+            {
+                Some(Op::Start)
+            }
             (Phase::Rejoining, _) => record
                 .is_some_and(|record| !mine && record.confirmed && !record.in_sync)
                 .then_some(Op::Rejoin),

@@ -1,0 +1,203 @@
+//! The agent of the arbiter.
+
+use std::{sync::Arc, time::Duration};
+
+use pgagent_core::{
+    Member, Probe, Site,
+    arbiter::{self, Action, Arbiter, Durable, Event, Note},
+};
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::Common;
+use crate::{
+    clock,
+    control::{Call, Order},
+    log,
+    metrics::Numbers,
+    notify, probe,
+    probe::Class,
+};
+
+struct Agent {
+    common: Common,
+    state: Arbiter,
+    probes: [Option<(Class, Duration)>; 2],
+    granted: u64,
+    refused: u64,
+}
+
+/// Runs until told to stop.
+pub async fn run(common: Common) -> Result<(), String> {
+    let durable: Option<Durable> =
+        common.store.load().map_err(|error| format!("cannot read the state: {error}"))?;
+    if durable.is_none() {
+        log::line(
+            "warn",
+            "state",
+            &[("state", "no memory: nothing is granted until both data hosts were heard")],
+        );
+    }
+    let (news, mut incoming) = mpsc::channel::<(Site, Probe, Class, Duration)>(16);
+    for site in Site::ALL {
+        let event = move |probe, class, took| (site, probe, class, took);
+        probe::watch(common.config.clone(), common.identity.clone(), Member::Data(site), news.clone(), event);
+    }
+    let (state, actions) = Arbiter::start(durable, clock::random(), clock::now());
+    let mut agent = Agent { common, state, probes: [None; 2], granted: 0, refused: 0 };
+    agent.act(actions)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let mut turn = tokio::time::interval(agent.common.config.times().heartbeat());
+    loop {
+        tokio::select! {
+            _ = turn.tick() => {
+                agent.publish();
+                notify::systemd("WATCHDOG=1");
+            }
+            Some((from, message)) = agent.common.messages.recv() => {
+                if let Member::Data(site) = from {
+                    agent.take(Event::Received(site, message))?;
+                }
+            }
+            Some((site, probe, class, took)) = incoming.recv() => {
+                agent.probes[site.index()] = Some((class, took));
+                agent.take(Event::Probed(site, probe))?;
+            }
+            Some(call) = agent.common.calls.recv() => agent.serve(call)?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+impl Agent {
+    fn take(&mut self, event: Event) -> Result<(), String> {
+        let (state, actions) = arbiter::step(&self.common.config.times(), &self.state, clock::now(), event);
+        self.state = state;
+        self.act(actions)
+    }
+
+    fn act(&mut self, actions: Vec<Action>) -> Result<(), String> {
+        for action in actions {
+            match action {
+                Action::Persist(durable) => {
+                    self.common
+                        .store
+                        .save(&durable)
+                        .map_err(|error| format!("cannot save the state: {error}"))?;
+                }
+                Action::Send(site, message) => self.common.send(Member::Data(site), message),
+                Action::Log(note) => self.note(&note),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, note: &Note) {
+        let name = |site: Site| self.common.config.hosts[site.index()].name.clone();
+        match note {
+            Note::Granted(request, record) => {
+                self.granted += 1;
+                let (from, ask) = (name(request.from()), format!("{:?}", request.ask));
+                let (epoch, primary) = (record.epoch.to_string(), name(record.primary));
+                log::line(
+                    "info",
+                    "granted",
+                    &[("from", &from), ("ask", &ask), ("epoch", &epoch), ("primary", &primary)],
+                );
+            }
+            Note::Refused(request, refusal) => {
+                self.refused += 1;
+                let (from, ask) = (name(request.from()), format!("{:?}", request.ask));
+                log::line("info", "refused", &[("from", &from), ("ask", &ask), ("why", refusal.why())]);
+            }
+            Note::LostMemory(stamp) => {
+                let known = format!("{stamp:?}");
+                log::line(
+                    "error",
+                    "memory",
+                    &[("lost", "a data host knows a newer record"), ("known", &known)],
+                );
+            }
+            Note::Adopted(record) => {
+                let (epoch, primary) = (record.epoch.to_string(), name(record.primary));
+                log::line("warn", "adopted", &[("epoch", &epoch), ("primary", &primary)]);
+            }
+        }
+    }
+
+    fn serve(&mut self, (order, answer): Call) -> Result<(), String> {
+        let value = match order {
+            Order::Status => self.status(),
+            Order::Adopt => {
+                self.take(Event::Adopt)?;
+                match self.state.record() {
+                    Some(_) => json!({ "ok": true }),
+                    None => json!({ "error": "no data host has told this arbiter what it knows" }),
+                }
+            }
+            Order::Node(_) => json!({ "error": "this host is the arbiter" }),
+        };
+        let _ = answer.send(value);
+        Ok(())
+    }
+
+    fn status(&self) -> Value {
+        let now = clock::now();
+        let hosts: Vec<Value> = Site::ALL
+            .into_iter()
+            .map(|site| {
+                let contact = &self.state.contacts[site.index()];
+                json!({
+                    "name": self.common.config.hosts[site.index()].name,
+                    "heard_ms_ago": now.since(contact.heard).as_millis(),
+                    "lease_granted_ms_ago": contact.granted.map(|at| now.since(at).as_millis()),
+                    "probe": self.probes[site.index()].map(|(class, _)| class.name()),
+                })
+            })
+            .collect();
+        let (why, next) = match self.state.record() {
+            Some(_) => ("keeps the record", None),
+            None => (
+                "has no memory and waits until both data hosts have told what they know",
+                Some("pgagent arbiter adopt"),
+            ),
+        };
+        json!({
+            "me": self.common.config.me,
+            "phase": "arbiter",
+            "why": why,
+            "next": next,
+            "record": self.state.record(),
+            "incarnation": self.state.durable.incarnation,
+            "hosts": hosts,
+            "timing": self.common.config.times(),
+        })
+    }
+
+    fn publish(&self) {
+        let now = clock::now();
+        let mut numbers = Numbers::of(false);
+        let record = self.state.record();
+        numbers.add("has_memory", "", u8::from(record.is_some()));
+        numbers.add("epoch", "", record.map_or(0, |record| record.epoch));
+        numbers.add("record_version", "", record.map_or(0, |record| record.stamp.version));
+        numbers.add("in_sync", "", u8::from(record.is_some_and(|record| record.in_sync)));
+        numbers.add("granted_total", "", self.granted);
+        numbers.add("refused_total", "", self.refused);
+        for site in Site::ALL {
+            let name = &self.common.config.hosts[site.index()].name;
+            let seen = now.since(self.state.contacts[site.index()].heard).as_secs_f64();
+            numbers.add("last_seen_seconds", &format!("of=\"{name}\""), seen);
+            if let Some((class, took)) = self.probes[site.index()] {
+                numbers.add("probe_result", &format!("of=\"{name}\",class=\"{}\"", class.name()), 1);
+                numbers.add("probe_seconds", &format!("of=\"{name}\""), took.as_secs_f64());
+            }
+        }
+        let _ = self.common.numbers.send(Arc::new(numbers));
+    }
+}

@@ -1,0 +1,316 @@
+//! The agent of a host with data.
+
+use std::{sync::Arc, time::Duration};
+
+use pgagent_core::{
+    Member, Probe, Site, explain,
+    node::{self, Action, Config, Durable, Event, Node, Op, Server},
+};
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::Common;
+use crate::{
+    clock,
+    control::{Call, Order},
+    gate, log,
+    metrics::Numbers,
+    notify, probe,
+    probe::Class,
+    server::Postgresql,
+};
+
+/// What tasks beside the loop tell it.
+enum News {
+    Probed(Probe, Class, Duration),
+    /// What a look that began after so many operations showed.
+    Looked(u64, Result<Server, String>),
+    Done(Op, Result<(), String>),
+}
+
+struct Agent {
+    common: Common,
+    config: Config,
+    node: Node,
+    server: Arc<Postgresql>,
+    news: mpsc::Sender<News>,
+    /// Operations so far: a look that began before the last one shows the past.
+    operations: u64,
+    looking: bool,
+    /// Looks that failed in a row.
+    blind: u32,
+    gate_failures: u64,
+    fences: u64,
+    transitions: u64,
+    last_probe: Option<(Class, Duration)>,
+    last_error: Option<String>,
+}
+
+/// Runs until told to stop.
+pub async fn run(common: Common, site: Site) -> Result<(), String> {
+    let durable: Option<Durable> =
+        common.store.load().map_err(|error| format!("cannot read the state: {error}"))?;
+    if durable.is_none() {
+        log::line(
+            "warn",
+            "state",
+            &[("state", "there is none: this host knows no record until it hears one")],
+        );
+    }
+    let config = Config { me: site, timing: common.config.times(), durability: common.config.durability };
+    let server = Arc::new(Postgresql::new(common.config.clone(), site)?);
+    gate::apply(&common.config, &gate::table(&common.config)).await?;
+    let (news, mut incoming) = mpsc::channel(16);
+    let peer = Member::Data(site.other());
+    probe::watch(common.config.clone(), common.identity.clone(), peer, news.clone(), News::Probed);
+    let (node, actions) = Node::start(durable, clock::now());
+    let mut agent = Agent {
+        common,
+        config,
+        node,
+        server,
+        news,
+        operations: 0,
+        looking: false,
+        blind: 0,
+        gate_failures: 0,
+        fences: 0,
+        transitions: 0,
+        last_probe: None,
+        last_error: None,
+    };
+    agent.act(actions).await?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let heartbeat = config.timing.heartbeat();
+    let mut turn = tokio::time::interval(heartbeat / 5);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next_look = clock::now();
+    loop {
+        tokio::select! {
+            _ = turn.tick() => {
+                agent.take(Event::Tick).await?;
+                if clock::now() >= next_look && agent.look() {
+                    next_look = clock::now() + heartbeat / 2;
+                }
+                agent.publish();
+                notify::systemd("WATCHDOG=1");
+            }
+            Some((from, message)) = agent.common.messages.recv() => agent.take(Event::Received(from, message)).await?,
+            Some(news) = incoming.recv() => agent.hear(news).await?,
+            Some(call) = agent.common.calls.recv() => agent.serve(call).await?,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    // The port stays open as long as the lease: who restarts the agent in time changes nothing.
+    log::line("info", "stop", &[]);
+    Ok(())
+}
+
+impl Agent {
+    async fn take(&mut self, event: Event) -> Result<(), String> {
+        let now = clock::now();
+        let (node, actions) = node::step(&self.config, &self.node, now, event);
+        self.node = node;
+        self.act(actions).await
+    }
+
+    /// In order: nothing is done because of a state before that is on the disk. What cannot be persisted ends the agent,
+    /// and the kernel closes the port.
+    async fn act(&mut self, actions: Vec<Action>) -> Result<(), String> {
+        for action in actions {
+            match action {
+                Action::Persist(durable) => {
+                    self.common
+                        .store
+                        .save(&durable)
+                        .map_err(|error| format!("cannot save the state: {error}"))?;
+                }
+                Action::Gate(wanted) => self.gate(&wanted).await,
+                Action::Send(to, message) => self.common.send(to, message),
+                Action::Server(op) => self.operate(op),
+                Action::Log(row) => {
+                    self.transitions += 1;
+                    let epoch = self.node.durable.epoch.to_string();
+                    log::line(
+                        "info",
+                        "transition",
+                        &[("to", row.to.name()), ("name", row.name), ("epoch", &epoch), ("why", row.why)],
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn gate(&mut self, wanted: &pgagent_core::node::Gate) {
+        let port = self.common.config.hosts[self.config.me.index()].postgres;
+        let closes = wanted.clients.is_none();
+        self.fences += u64::from(closes);
+        let batch = gate::batch(port, wanted, clock::now());
+        if let Err(error) = gate::apply(&self.common.config, &batch).await {
+            self.gate_failures += 1;
+            log::line("error", "gate", &[("error", &error)]);
+        }
+    }
+
+    fn operate(&mut self, op: Op) {
+        self.operations += 1;
+        let (server, news) = (self.server.clone(), self.news.clone());
+        log::line("info", "operation", &[("begin", &format!("{op:?}"))]);
+        tokio::spawn(async move {
+            let done = server.operate(op).await;
+            let _ = news.send(News::Done(op, done)).await;
+            if op == Op::Promote {
+                server.checkpoint().await;
+            }
+        });
+    }
+
+    /// Looks at PostgreSQL, unless something is being done with it.
+    fn look(&mut self) -> bool {
+        if self.looking || self.node.op.is_some() {
+            return false;
+        }
+        self.looking = true;
+        let (server, news, operations) = (self.server.clone(), self.news.clone(), self.operations);
+        tokio::spawn(async move {
+            let seen = server.look().await;
+            let _ = news.send(News::Looked(operations, seen)).await;
+        });
+        true
+    }
+
+    async fn hear(&mut self, news: News) -> Result<(), String> {
+        match news {
+            News::Probed(probe, class, took) => {
+                self.last_probe = Some((class, took));
+                self.take(Event::Probed(probe)).await
+            }
+            News::Looked(operations, seen) => {
+                self.looking = false;
+                if operations != self.operations {
+                    return Ok(());
+                }
+                match seen {
+                    Ok(server) => {
+                        self.blind = 0;
+                        self.take(Event::Observed(server)).await
+                    }
+                    Err(error) => {
+                        self.blind += 1;
+                        if self.blind == 1 {
+                            log::line("warn", "look", &[("error", &error)]);
+                        }
+                        self.last_error = Some(error);
+                        // A server that cannot be looked at is not one to decide by.
+                        if self.blind >= 4 { self.take(Event::Observed(Server::Busy)).await } else { Ok(()) }
+                    }
+                }
+            }
+            News::Done(op, Ok(())) => {
+                log::line("info", "operation", &[("end", &format!("{op:?}"))]);
+                // Counts as running until it was looked at.
+                self.operations += 1;
+                self.looking = true;
+                let (server, news, operations) = (self.server.clone(), self.news.clone(), self.operations);
+                tokio::spawn(async move {
+                    let seen = server.look().await;
+                    let seen = seen.or(Ok(Server::Busy));
+                    let _ = news.send(News::Looked(operations, seen)).await;
+                });
+                Ok(())
+            }
+            News::Done(op, Err(error)) => {
+                log::line("error", "operation", &[("failed", &format!("{op:?}")), ("error", &error)]);
+                self.last_error = Some(error);
+                self.operations += 1;
+                self.take(Event::Failed(op)).await
+            }
+        }
+    }
+
+    async fn serve(&mut self, (order, answer): Call) -> Result<(), String> {
+        let value = match order {
+            Order::Status => self.status(),
+            Order::Node(command) => {
+                log::line("info", "command", &[("command", &format!("{command:?}"))]);
+                self.take(Event::Command(command)).await?;
+                json!({ "ok": true })
+            }
+            Order::Adopt => json!({ "error": "this host is not the arbiter" }),
+        };
+        let _ = answer.send(value);
+        Ok(())
+    }
+
+    fn open(&self, now: pgagent_core::Time) -> bool {
+        let writable = matches!(&self.node.seen, Some(Server::Up(up)) if !up.recovery);
+        writable && self.node.gate.is_some_and(|gate| gate.clients.is_some_and(|until| until > now))
+    }
+
+    fn status(&self) -> Value {
+        let now = clock::now();
+        let node = &self.node;
+        let explanation = explain::node(&self.config, node, now);
+        let left = |until: Option<pgagent_core::Time>| until.map_or(0, |until| until.since(now).as_millis());
+        let ago = |at: pgagent_core::Time| now.since(at).as_millis();
+        json!({
+            "me": self.common.config.me,
+            "phase": node.phase.name(),
+            "why": explanation.why,
+            "next": explanation.next,
+            "open": self.open(now),
+            "epoch": node.durable.epoch,
+            "record": node.durable.record,
+            "role": node.durable.role,
+            "maintenance": node.durable.maintenance,
+            "lease_ms": { "peer": left(node.peer.lease), "arbiter": left(node.arbiter.lease) },
+            "heard_ms_ago": { "peer": ago(node.peer.heard), "arbiter": ago(node.arbiter.heard) },
+            "probe": self.last_probe.map(|(class, _)| class.name()),
+            "server": node.seen.as_ref().map(|seen| format!("{seen:?}")),
+            "operation": node.op,
+            "refused": node.refused.map(|(refusal, _)| refusal.why()),
+            "last_error": self.last_error,
+            "timing": self.config.timing,
+        })
+    }
+
+    fn publish(&self) {
+        let now = clock::now();
+        let node = &self.node;
+        let mut numbers = Numbers::of(self.open(now));
+        for phase in node::Phase::ALL {
+            numbers.add("phase", &format!("phase=\"{}\"", phase.name()), u8::from(phase == node.phase));
+        }
+        let record = node.record();
+        numbers.add("epoch", "", node.durable.epoch);
+        numbers.add("record_version", "", record.map_or(0, |record| record.stamp.version));
+        numbers.add("in_sync", "", u8::from(record.is_some_and(|record| record.in_sync)));
+        numbers.add("confirmed", "", u8::from(record.is_some_and(|record| record.confirmed)));
+        numbers.add("lossy_promotions_total", "", record.map_or(0, |record| record.lossy));
+        numbers.add("gate_open", "", u8::from(numbers.open));
+        for (name, contact) in [("peer", &node.peer), ("arbiter", &node.arbiter)] {
+            let left = contact.lease.map_or(0.0, |until| until.since(now).as_secs_f64());
+            numbers.add("lease_remaining_seconds", &format!("from=\"{name}\""), left);
+            numbers.add(
+                "last_seen_seconds",
+                &format!("of=\"{name}\""),
+                now.since(contact.heard).as_secs_f64(),
+            );
+        }
+        if let Some((class, took)) = self.last_probe {
+            numbers.add("probe_result", &format!("class=\"{}\"", class.name()), 1);
+            numbers.add("probe_seconds", "", took.as_secs_f64());
+        }
+        numbers.add("fence_total", "", self.fences);
+        numbers.add("gate_failures_total", "", self.gate_failures);
+        numbers.add("transitions_total", "", self.transitions);
+        numbers.add("phase_since_seconds", "", now.since(node.since).as_secs_f64());
+        let _ = self.common.numbers.send(Arc::new(numbers));
+    }
+}

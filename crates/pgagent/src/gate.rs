@@ -1,0 +1,115 @@
+//! The gate: two sets of the kernel whose elements go by themselves.
+
+use std::{process::Stdio, time::Duration};
+
+use pgagent_core::{Time, node::Gate};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+
+use crate::config::{Config, GateKind};
+
+/// How long nft may take.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// The table, with both ports closed. It is loaded before the network comes up, and again when the agent starts; a table
+/// that is there already keeps its elements.
+pub fn table(config: &Config) -> String {
+    let me = config.member();
+    let own = me.map_or(5432, |member| config.host(member).postgres);
+    let others: Vec<String> = [&config.hosts[0], &config.hosts[1], &config.arbiter]
+        .into_iter()
+        .filter(|host| host.name != config.me)
+        .map(|host| host.address.to_string())
+        .collect();
+    let others = others.join(", ");
+    let chain = |name: &str, port: &str, address: &str, interface: &str, otherwise: &str| {
+        format!(
+            "add chain inet pgagent {name} {{ type filter hook {name} priority -10; policy accept; }}\n\
+             flush chain inet pgagent {name}\n\
+             add rule inet pgagent {name} {interface} lo accept\n\
+             add rule inet pgagent {name} tcp {port} != {own} accept\n\
+             add rule inet pgagent {name} ip {address} {{ {others} }} tcp {port} @peers accept\n\
+             add rule inet pgagent {name} tcp {port} @clients accept\n\
+             add rule inet pgagent {name} tcp {port} {own} {otherwise}\n"
+        )
+    };
+    format!(
+        "add table inet pgagent\n\
+         add set inet pgagent peers {{ type inet_service; flags timeout; }}\n\
+         add set inet pgagent clients {{ type inet_service; flags timeout; }}\n{}{}",
+        chain("input", "dport", "saddr", "iif", "reject with tcp reset"),
+        // What a closed server still says, an acknowledgement even, must not get out.
+        chain("output", "sport", "daddr", "oif", "drop"),
+    )
+}
+
+/// The batch that sets both elements. An element that is there does not get a new timeout by `add` alone; one that is not
+/// there cannot be deleted. All of it happens at once.
+pub fn batch(port: u16, gate: &Gate, now: Time) -> String {
+    let element = |set: &str, until: Option<Time>| {
+        let clear = format!(
+            "add element inet pgagent {set} {{ {port} }}\ndelete element inet pgagent {set} {{ {port} }}\n"
+        );
+        let left = until.map_or(0, |until| until.since(now).as_millis());
+        if left == 0 {
+            clear
+        } else {
+            format!("{clear}add element inet pgagent {set} {{ {port} timeout {left}ms }}\n")
+        }
+    };
+    element("clients", gate.clients) + &element("peers", gate.peers)
+}
+
+/// Runs nft with a batch.
+pub async fn apply(config: &Config, batch: &str) -> Result<(), String> {
+    let nothing = config.postgres.as_ref().is_none_or(|postgres| postgres.gate == GateKind::None);
+    if nothing {
+        return Ok(());
+    }
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot run nft: {error}"))?;
+    let work = async {
+        if let Some(mut stdin) = nft.stdin.take() {
+            stdin.write_all(batch.as_bytes()).await?;
+        }
+        nft.wait_with_output().await
+    };
+    let output = timeout(LIMIT, work)
+        .await
+        .map_err(|_| format!("nft took longer than {} s", LIMIT.as_secs()))?
+        .map_err(|error| format!("cannot run nft: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("nft refused: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_is_replaced_in_one_batch() {
+        let gate = Gate { peers: Some(Time(2_500)), clients: None };
+        assert_eq!(
+            batch(5432, &gate, Time(1_000)),
+            "add element inet pgagent clients { 5432 }\n\
+             delete element inet pgagent clients { 5432 }\n\
+             add element inet pgagent peers { 5432 }\n\
+             delete element inet pgagent peers { 5432 }\n\
+             add element inet pgagent peers { 5432 timeout 1500ms }\n"
+        );
+    }
+
+    #[test]
+    fn a_lease_that_is_over_opens_nothing() {
+        let gate = Gate { peers: Some(Time(999)), clients: Some(Time(1_000)) };
+        assert!(!batch(5432, &gate, Time(1_000)).contains("timeout"));
+    }
+}

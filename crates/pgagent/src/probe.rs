@@ -1,0 +1,144 @@
+//! `select 1` on another host's PostgreSQL.
+
+use std::{sync::Arc, time::Duration};
+
+use pgagent_core::{Member, Probe};
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+
+use crate::{clock, config::Config, link::Identity};
+
+/// What a try showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The answer came.
+    Answered,
+    /// Nobody listens, or the port is closed.
+    Refused,
+    /// Nothing came back.
+    Timeout,
+    /// The server starts or stops.
+    Starting,
+    /// It has no connection left.
+    Full,
+    /// It does not let this role in.
+    Denied,
+    /// Something else.
+    Other,
+}
+
+impl Class {
+    /// Whether a living server said this.
+    pub fn alive(self) -> bool {
+        matches!(self, Class::Answered | Class::Full | Class::Denied)
+    }
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Answered => "answered",
+            Class::Refused => "refused",
+            Class::Timeout => "timeout",
+            Class::Starting => "starting",
+            Class::Full => "full",
+            Class::Denied => "denied",
+            Class::Other => "other",
+        }
+    }
+}
+
+/// Tries.
+pub async fn probe(config: &Config, identity: &Identity, of: Member) -> (Probe, Class, Duration) {
+    let begin = clock::now();
+    let limit = config.times().fence() / 2;
+    let class = timeout(limit, select_1(config, identity, of)).await.unwrap_or(Class::Timeout);
+    let at = clock::now();
+    (Probe { at, alive: class.alive() }, class, at.since(begin))
+}
+
+async fn select_1(config: &Config, identity: &Identity, of: Member) -> Class {
+    let host = config.host(of);
+    let mut parameters = tokio_postgres::Config::new();
+    parameters
+        .host(&host.name)
+        .hostaddr(host.address)
+        .port(host.postgres)
+        .user(&config.probe.user)
+        .dbname("postgres")
+        .application_name("pgagent probe");
+    if let Some(password) = password(config) {
+        parameters.password(password);
+    }
+    if config.probe.tls {
+        parameters.ssl_mode(tokio_postgres::config::SslMode::Require);
+        let tls = tokio_postgres_rustls::MakeRustlsConnect::new((*identity.client).clone());
+        run(&parameters, tls).await
+    } else {
+        run(&parameters, tokio_postgres::NoTls).await
+    }
+}
+
+async fn run<T>(parameters: &tokio_postgres::Config, tls: T) -> Class
+where
+    T: tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>,
+    T::Stream: Send + 'static,
+{
+    match parameters.connect(tls).await {
+        Ok((client, connection)) => {
+            let connection = tokio::spawn(connection);
+            let answer = client.simple_query("select 1").await;
+            drop(client);
+            connection.abort();
+            answer.map_or_else(|error| class(&error), |_| Class::Answered)
+        }
+        Err(error) => class(&error),
+    }
+}
+
+fn class(error: &tokio_postgres::Error) -> Class {
+    if let Some(code) = error.code() {
+        return match code.code() {
+            code if code == SqlState::TOO_MANY_CONNECTIONS.code() => Class::Full,
+            "57P03" | "57P01" | "57P02" => Class::Starting,
+            code if code.starts_with("28") => Class::Denied,
+            _ => Class::Other,
+        };
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return match error.kind() {
+                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::ConnectionReset => Class::Refused,
+                std::io::ErrorKind::TimedOut => Class::Timeout,
+                _ => Class::Other,
+            };
+        }
+        source = error.source();
+    }
+    Class::Other
+}
+
+fn password(config: &Config) -> Option<String> {
+    let text = std::fs::read_to_string(config.probe.passfile.as_ref()?).ok()?;
+    let line = text.lines().find(|line| !line.starts_with('#') && !line.is_empty())?;
+    Some(line.rsplit(':').next().unwrap_or(line).to_owned())
+}
+
+/// Probes for ever, and says what came out.
+pub fn watch<E: Send + 'static>(
+    config: Arc<Config>,
+    identity: Identity,
+    of: Member,
+    events: tokio::sync::mpsc::Sender<E>,
+    event: impl Fn(Probe, Class, Duration) -> E + Send + 'static,
+) {
+    tokio::spawn(async move {
+        loop {
+            let (probe, class, took) = probe(&config, &identity, of).await;
+            if events.send(event(probe, class, took)).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(config.times().heartbeat()).await;
+        }
+    });
+}

@@ -1,0 +1,71 @@
+//! The data of an old primary becomes that of a standby.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use super::{Postgresql, execute, files};
+use crate::log;
+
+/// How long copying may take.
+const COPY: Duration = Duration::from_secs(6 * 3600);
+const REWIND: Duration = Duration::from_secs(3600);
+
+/// pg_rewind, which copies what differs; when it cannot, a base backup beside the old data, which stays until the copy is
+/// complete.
+pub async fn rejoin(server: &Postgresql) -> Result<(), String> {
+    server.stop().await?;
+    let data = &server.settings.data;
+    if data.join("PG_VERSION").exists() {
+        match rewind(server).await {
+            Ok(()) => {
+                files::follow(server)?;
+                return server.start().await;
+            }
+            Err(error) => log::line("warn", "rewind", &[("error", &error)]),
+        }
+    }
+    copy(server).await?;
+    server.start().await
+}
+
+async fn rewind(server: &Postgresql) -> Result<(), String> {
+    let mut command = server.program("pg_rewind");
+    command.arg("--target-pgdata").arg(&server.settings.data);
+    command.arg(format!("--source-server={} dbname=postgres", server.conninfo()));
+    if let Some(file) = &server.settings.config_file {
+        command.arg(format!("--config-file={}", file.display()));
+    }
+    let said = execute(&mut command, REWIND).await?;
+    log::line("info", "rewind", &[("result", said.lines().last().unwrap_or("done"))]);
+    Ok(())
+}
+
+async fn copy(server: &Postgresql) -> Result<(), String> {
+    let data = &server.settings.data;
+    let (new, old) = (beside(data, "new"), beside(data, "old"));
+    let gone = |path: &PathBuf| match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    };
+    gone(&new)?;
+    let mut command = server.program("pg_basebackup");
+    command.args(["--checkpoint=fast", "--wal-method=stream", "--no-password", "-D"]).arg(&new);
+    command.args(["-d", &server.conninfo()]);
+    execute(&mut command, COPY).await?;
+    files::follow_in(server, &new)?;
+    gone(&old)?;
+    if data.exists() {
+        fs::rename(data, &old).map_err(|error| format!("cannot move {} aside: {error}", data.display()))?;
+    }
+    fs::rename(&new, data).map_err(|error| format!("cannot move {} into place: {error}", new.display()))?;
+    log::line("info", "basebackup", &[("result", "complete"), ("old", &old.display().to_string())]);
+    Ok(())
+}
+
+fn beside(data: &std::path::Path, suffix: &str) -> PathBuf {
+    let mut name = data.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
