@@ -28,6 +28,8 @@ pub async fn rejoin(server: &Postgresql) -> Result<(), String> {
 }
 
 async fn rewind(server: &Postgresql) -> Result<(), String> {
+    // pg_rewind finishes a crashed server's recovery itself, which a standby's data refuses.
+    let _ = fs::remove_file(server.settings.data.join("standby.signal"));
     let mut command = server.program("pg_rewind");
     command.arg("--target-pgdata").arg(&server.settings.data);
     command.arg(format!("--source-server={} dbname=postgres", server.conninfo()));
