@@ -3,7 +3,7 @@ LAB ?= topologies/lab.yaml
 CARGO ?= cargo
 PGPROV = target/release/pgprov
 
-.PHONY: up destroy verify test test-fast test-e2e lint bench bench-load setup setup-test build image fmt docs
+.PHONY: up destroy verify test test-fast test-e2e lint bench bench-load setup setup-test build guest image fmt docs
 
 up: setup build image ## install what is missing, build, build the image once, bring the lab up
 	$(PGPROV) up $(LAB)
@@ -20,8 +20,15 @@ setup:
 setup-test:
 	scripts/setup --no-start --test
 
-build:
+build: guest
 	$(CARGO) build --release --locked --bin pgprov
+
+# Programs for the hosts: static, so that they run in any guest. pgprov looks for them in target/guest, beside itself.
+GUEST = pgagent
+GUEST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+guest:
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile guest --target $(GUEST_TARGET) $(addprefix -p ,$(GUEST))
+	install -D -t target/guest $(addprefix target/$(GUEST_TARGET)/guest/,$(GUEST))
 
 image: build
 	$(PGPROV) image build $(LAB)

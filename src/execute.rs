@@ -553,7 +553,7 @@ fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
         header.set_mtime(now_seconds());
         header.set_username(&file.owner)?;
         header.set_groupname(&file.group)?;
-        files.append_data(&mut header, &file.path, file.content.as_bytes())?;
+        files.append_data(&mut header, &file.path, file.content.as_slice())?;
     }
     let files = files.into_inner()?;
     let mut archive = tar::Builder::new(Vec::new());

@@ -1,10 +1,17 @@
 //! Role manifests and templates: those built into the program, then those of the user on top.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use include_dir::{Dir, include_dir};
-use pgplan::render::Sources;
+use pgplan::render::{Binary, Sources};
+
+/// What `make guest` builds.
+const GUEST_PROGRAMS: [&str; 1] = ["pgagent"];
 
 static ROLES: Dir = include_dir!("$CARGO_MANIFEST_DIR/roles");
 static TEMPLATES: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates");
@@ -14,12 +21,32 @@ static TEMPLATES: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates");
 /// # Errors
 /// A folder or file below `extra` that cannot be read.
 pub fn sources(extra: Option<&Path>) -> anyhow::Result<Sources> {
-    let mut sources = Sources { roles: built_in(&ROLES), templates: built_in(&TEMPLATES) };
+    let mut sources =
+        Sources { roles: built_in(&ROLES), templates: built_in(&TEMPLATES), binaries: binaries() };
     if let Some(extra) = extra {
         read(&extra.join("roles"), "", &mut sources.roles)?;
         read(&extra.join("templates"), "", &mut sources.templates)?;
     }
     Ok(sources)
+}
+
+/// Programs for hosts: from PGPROV_GUEST_DIR, or from `guest` beside the program or one folder above, where the build puts
+/// them. Who does not need one does not miss it.
+fn binaries() -> BTreeMap<String, Binary> {
+    let named = env::var_os("PGPROV_GUEST_DIR").map(PathBuf::from);
+    let beside = env::current_exe().ok().into_iter().flat_map(|path| {
+        let above: Vec<PathBuf> =
+            path.ancestors().skip(1).take(2).map(|folder| folder.join("guest")).collect();
+        above
+    });
+    let folders: Vec<PathBuf> = named.into_iter().chain(beside).collect();
+    let mut found = BTreeMap::new();
+    for name in GUEST_PROGRAMS {
+        if let Some(bytes) = folders.iter().find_map(|folder| fs::read(folder.join(name)).ok()) {
+            found.insert(name.to_owned(), Binary(bytes.into()));
+        }
+    }
+    found
 }
 
 fn built_in(dir: &Dir) -> BTreeMap<String, String> {

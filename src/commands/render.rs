@@ -27,7 +27,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Render) -> Result {
             let path = args.out.join(&host.host).join(file.path.trim_start_matches('/'));
             let cannot = || format!("cannot write {}", path.display());
             fs::create_dir_all(path.parent().unwrap_or(&args.out)).with_context(cannot)?;
-            fs::write(&path, &file.content).with_context(cannot)?;
+            fs::write(&path, file.bytes()).with_context(cannot)?;
             count += 1;
         }
     }

@@ -99,6 +99,14 @@ fn the_failover_machine_has_these_dependencies_and_no_others() {
     ");
 }
 
+/// The agent runs on hosts: of ours it knows the machine only.
+#[test]
+fn the_agent_stands_on_the_machine_alone() {
+    let all = dependencies("pgagent");
+    assert!(all.contains("pgagent-core"));
+    assert!(!all.contains("pgplan") && !all.contains("pgprov"), "{all:?}");
+}
+
 /// libvirt and SSH are C libraries, and the way to machines: only the program at the top may have them.
 #[test]
 fn only_the_root_package_reaches_machines() {

@@ -21,8 +21,14 @@ fn without_tests(text: &str) -> &str {
 }
 
 /// The doors to the terminal: one each program, pgload's live view, and a build script's way to talk to Cargo.
-const DOORS: [&str; 4] =
-    ["src/ui.rs", "crates/pgload/src/ui.rs", "crates/pgload/src/run/live.rs", "crates/pgload/build.rs"];
+const DOORS: [&str; 6] = [
+    "src/ui.rs",
+    "crates/pgload/src/ui.rs",
+    "crates/pgload/src/run/live.rs",
+    "crates/pgload/build.rs",
+    "crates/pgagent/src/command.rs",
+    "crates/pgagent/src/log.rs",
+];
 
 #[test]
 fn only_ui_prints() {

@@ -34,7 +34,7 @@ fn no_seed_loses_a_commit_opens_two_primaries_or_stays_broken() {
         return;
     }
     let full = variable("PGAGENT_VERIFY").is_some_and(|value| value == "full");
-    let seeds = if full { 100_000 } else { 1_500 };
+    let seeds = if full { 100_000 } else { 1_000 };
     let workers = 2;
     #[expect(clippy::disallowed_methods, reason = "tests use both cores")]
     let threads: Vec<_> = (0..workers)

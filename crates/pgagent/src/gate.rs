@@ -21,12 +21,14 @@ pub fn table(config: &Config) -> String {
         .map(|host| host.address.to_string())
         .collect();
     let others = others.join(", ");
-    let chain = |name: &str, port: &str, address: &str, interface: &str, otherwise: &str| {
+    // The reset that refuses a client goes out through the same port.
+    let reset = format!("add rule inet pgagent output tcp sport {own} tcp flags & rst == rst accept\n");
+    let chain = |name: &str, port: &str, address: &str, interface: &str, first: &str, otherwise: &str| {
         format!(
             "add chain inet pgagent {name} {{ type filter hook {name} priority -10; policy accept; }}\n\
              flush chain inet pgagent {name}\n\
              add rule inet pgagent {name} {interface} lo accept\n\
-             add rule inet pgagent {name} tcp {port} != {own} accept\n\
+             add rule inet pgagent {name} tcp {port} != {own} accept\n{first}\
              add rule inet pgagent {name} ip {address} {{ {others} }} tcp {port} @peers accept\n\
              add rule inet pgagent {name} tcp {port} @clients accept\n\
              add rule inet pgagent {name} tcp {port} {own} {otherwise}\n"
@@ -36,9 +38,9 @@ pub fn table(config: &Config) -> String {
         "add table inet pgagent\n\
          add set inet pgagent peers {{ type inet_service; flags timeout; }}\n\
          add set inet pgagent clients {{ type inet_service; flags timeout; }}\n{}{}",
-        chain("input", "dport", "saddr", "iif", "reject with tcp reset"),
+        chain("input", "dport", "saddr", "iif", "", "reject with tcp reset"),
         // What a closed server still says, an acknowledgement even, must not get out.
-        chain("output", "sport", "daddr", "oif", "drop"),
+        chain("output", "sport", "daddr", "oif", &reset, "drop"),
     )
 }
 

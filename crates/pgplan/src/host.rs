@@ -79,7 +79,7 @@ impl HostPlan {
             let reason = match (facts.stats.get(&wanted.path), facts.sums.get(&wanted.path)) {
                 (None, _) | (_, None) => Some(Reason::New),
                 _ if wanted.once => None,
-                (_, Some(sum)) if *sum != digest::hex(wanted.content.as_bytes()) => Some(Reason::Content),
+                (_, Some(sum)) if *sum != digest::hex(wanted.bytes()) => Some(Reason::Content),
                 (Some(seen), _) => {
                     (!seen.is(&wanted.owner, &wanted.group, &wanted.mode)).then_some(Reason::Attributes)
                 }

@@ -13,12 +13,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use serde::Serialize;
 use tera::{Context, ErrorKind, Span, Tera};
 
 use crate::{
+    digest,
     finding::{self, Finding},
     lab::{Host, Lab, POSTGRES_ROLE},
     profile::{self, SLOT_PREFIX, slot_name},
@@ -32,6 +34,7 @@ use crate::{
 /// Role manifests and templates, parsed once.
 pub struct Roles {
     manifests: BTreeMap<String, Manifest>,
+    binaries: BTreeMap<String, Binary>,
     tera: Tera,
 }
 
@@ -42,6 +45,24 @@ pub struct Sources {
     pub roles: BTreeMap<String, String>,
     /// `postgres/pg_hba.conf` -> text.
     pub templates: BTreeMap<String, String>,
+    /// Programs for hosts: `pgagent` -> bytes. A role that needs one that is not here cannot be rendered.
+    pub binaries: BTreeMap<String, Binary>,
+}
+
+/// A program for hosts. Shown as its checksum.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Binary(pub Arc<[u8]>);
+
+impl fmt::Debug for Binary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Binary({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Binary {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("sha256:{}", digest::hex(&self.0)))
+    }
 }
 
 /// Everything a host should have and do.
@@ -87,8 +108,11 @@ pub struct Directory {
 pub struct File {
     /// Absolute.
     pub path: String,
-    /// With header.
+    /// With header; empty for a program.
     pub content: String,
+    /// The program that this file is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary: Option<Binary>,
     /// User.
     pub owner: String,
     /// Group.
@@ -139,9 +163,16 @@ pub struct Handler {
     pub seconds: u32,
 }
 
+impl File {
+    /// What is in the file.
+    pub fn bytes(&self) -> &[u8] {
+        self.binary.as_ref().map_or(self.content.as_bytes(), |binary| &binary.0)
+    }
+}
+
 impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "File({}, {} bytes)", self.path, self.content.len())
+        write!(f, "File({}, {} bytes)", self.path, self.bytes().len())
     }
 }
 
@@ -181,7 +212,8 @@ impl Roles {
         if let Err(error) = tera.add_raw_templates(sources.templates.iter()) {
             bad.push(template_finding(&error));
         }
-        if bad.is_empty() { Ok(Self { manifests, tera }) } else { Err(bad) }
+        let binaries = sources.binaries.clone();
+        if bad.is_empty() { Ok(Self { manifests, binaries, tera }) } else { Err(bad) }
     }
 
     /// The manifests by role.
@@ -243,7 +275,8 @@ impl Roles {
                     cause: format!("no role `{role}`"),
                 });
             };
-            let scope = Scope { tera, context: &context, lab, host: &host.name, role };
+            let binaries = &self.binaries;
+            let scope = Scope { tera, context: &context, lab, host: &host.name, role, binaries };
             scope.add_role(manifest, &mut rendered)?;
         }
         rendered.waits_for = self.waits_for(lab, host);
@@ -293,13 +326,14 @@ fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
             .push(whole(format!("role `{}` must be in a file of that name, not in {file}", manifest.role)));
     }
     for file in &manifest.files {
-        match (&file.template, &file.content) {
-            (Some(name), None) if sources.templates.contains_key(name) => {}
-            (Some(name), None) => {
+        match (&file.template, &file.content, &file.binary) {
+            (Some(name), None, None) if sources.templates.contains_key(name) => {}
+            (Some(name), None, None) => {
                 findings.push(whole(format!("{}: there is no templates/{name}", file.path)));
             }
-            (None, Some(_)) => {}
-            _ => findings.push(whole(format!("{}: give exactly one of template and content", file.path))),
+            (None, Some(_), None) | (None, None, Some(_)) => {}
+            _ => findings
+                .push(whole(format!("{}: give exactly one of template, content and binary", file.path))),
         }
         if file.before_packages && file.validate.is_some() {
             findings
@@ -324,6 +358,7 @@ struct Scope<'a> {
     lab: &'a Lab,
     host: &'a str,
     role: &'a str,
+    binaries: &'a BTreeMap<String, Binary>,
 }
 
 impl Scope<'_> {
@@ -382,8 +417,14 @@ impl Scope<'_> {
             }
             (None, content) => self.text(content.as_deref().unwrap_or_default(), &path)?,
         };
+        let binary = file.binary.as_ref().map(|name| self.binary(name, &path)).transpose()?;
+        let header = match &binary {
+            Some(_) => String::new(),
+            None => header(&file.comment, &self.lab.name, file.once),
+        };
         Ok(File {
-            content: format!("{}{body}", header(&file.comment, &self.lab.name, file.once)),
+            content: format!("{header}{body}"),
+            binary,
             owner: file.owner.clone(),
             group: file.group.clone(),
             mode: file.mode.clone(),
@@ -393,6 +434,15 @@ impl Scope<'_> {
             validate: file.validate.as_deref().map(|script| self.text(script, &path)).transpose()?,
             notify: file.notify.clone(),
             path,
+        })
+    }
+
+    fn binary(&self, name: &str, path: &str) -> Result<Binary, RenderError> {
+        self.binaries.get(name).cloned().ok_or_else(|| RenderError {
+            what: format!("{path} of role {} on {}", self.role, self.host),
+            cause: format!(
+                "the program `{name}` for hosts is not there: `make guest` builds it, and PGPROV_GUEST_DIR says where it is"
+            ),
         })
     }
 

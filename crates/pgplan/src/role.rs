@@ -70,10 +70,12 @@ pub struct Directory {
 pub struct File {
     /// Absolute path (template).
     pub path: String,
-    /// Name of a file in templates/. Exactly one of `template` and `content`.
+    /// Name of a file in templates/. Exactly one of `template`, `content` and `binary`.
     pub template: Option<String>,
     /// The template itself.
     pub content: Option<String>,
+    /// Instead of either: a program that pgprov brings along, by its name.
+    pub binary: Option<String>,
     /// User that owns it.
     #[serde(default = "root")]
     pub owner: String,

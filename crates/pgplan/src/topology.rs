@@ -319,6 +319,36 @@ pub enum ReplicationMode {
 pub struct Failover {
     /// The engine.
     pub engine: FailoverEngine,
+    /// How soon a failover should happen, for engine pgagent: the sooner, the shorter the disturbances that count as one.
+    pub rto: Rto,
+    /// What to prefer when the primary has no standby, for engine pgagent; the words are Oracle Data Guard's.
+    pub durability: Durability,
+}
+
+/// How soon a failover should happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Rto {
+    /// The standby asks to take over 2 s after the last sign of life.
+    Fast,
+    /// After 3 s.
+    #[default]
+    Norm,
+    /// After 7.5 s, for busy or emulated machines.
+    Safe,
+    /// After 20 s, for long distances.
+    Wide,
+}
+
+/// Whether to prefer the data or the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Commits wait for the standby, however long it is away.
+    MaxProtection,
+    /// The primary goes on alone, once the arbiter has recorded that the standby lacks something.
+    #[default]
+    MaxAvailability,
 }
 
 /// Failover engine.
@@ -328,6 +358,8 @@ pub enum FailoverEngine {
     /// Nobody: the operator promotes by hand.
     #[default]
     None,
+    /// The agent of pgprov: a primary, a standby that follows it, and an arbiter. See docs/failover.md.
+    Pgagent,
 }
 
 /// One host: a VM with its roles.

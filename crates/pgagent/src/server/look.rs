@@ -9,14 +9,16 @@ use pgagent_core::{
 
 use super::{Postgresql, STATEMENT, execute};
 
-/// All of it in one statement.
+/// All of it in one statement. A standby that has stopped receiving knows the timeline it followed by its files only: the
+/// control file tells it after the next restart point.
 const QUERY: &str = "
 select (select system_identifier from pg_control_system()),
   (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
   pg_is_in_recovery()::int,
   case when pg_is_in_recovery()
-    then greatest((select received_tli from pg_stat_wal_receiver), (select min_recovery_end_timeline from pg_control_recovery()),
-      (select timeline_id from pg_control_checkpoint()))
+    then coalesce((select received_tli from pg_stat_wal_receiver where received_tli > 0),
+      greatest((select min_recovery_end_timeline from pg_control_recovery()), (select timeline_id from pg_control_checkpoint()),
+        (select max(('x' || substr(name, 1, 8))::bit(32)::int) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$')))
     else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end,
   current_setting('synchronous_standby_names'),
   case when pg_is_in_recovery() then greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn

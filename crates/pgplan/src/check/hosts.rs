@@ -6,7 +6,7 @@ use super::{Context, list};
 use crate::{
     lab::POSTGRES_ROLE,
     suggest::did_you_mean,
-    topology::{Host, ReplicationMode},
+    topology::{FailoverEngine, Host, ReplicationMode},
 };
 
 /// The role of the third vote: there can be one.
@@ -35,6 +35,7 @@ pub(super) fn check(context: &mut Context<'_>) {
     let circles = circles(context);
     primaries(context, circles);
     synchronous(context);
+    failover(context);
 }
 
 fn names(context: &mut Context<'_>) {
@@ -201,6 +202,32 @@ fn synchronous(context: &mut Context<'_>) {
         let message = "with synchronous replication every commit would wait: no host follows the primary";
         let hints = ["add a host with `follows`, or write `mode: asynchronous`".to_owned()];
         context.error(&["replication", "mode"], message, &hints);
+    }
+}
+
+/// The agent knows two hosts with data and an arbiter of its own.
+fn failover(context: &mut Context<'_>) {
+    let topology = context.topology;
+    if topology.failover.engine != FailoverEngine::Pgagent || context.loaded.has_holes("hosts") {
+        return;
+    }
+    let servers = topology.hosts.values().filter(|host| has_postgres(host)).count();
+    let arbiters =
+        topology.hosts.values().filter(|host| host.roles.iter().any(|role| role == ARBITER_ROLE)).count();
+    if servers != 2 || arbiters != 1 {
+        let message = format!(
+            "pgagent needs two hosts with PostgreSQL and one arbiter; here are {servers} and {arbiters}"
+        );
+        let hint = "give a third host the role `arbiter`, or write `engine: none`".to_owned();
+        context.error(&["failover", "engine"], message, &[hint]);
+    }
+    if topology.replication.mode != ReplicationMode::Synchronous {
+        let message = "pgagent promotes only a standby that has every acknowledged commit, which needs synchronous replication";
+        context.error(
+            &["failover", "engine"],
+            message,
+            &["write `replication: { mode: synchronous }`".to_owned()],
+        );
     }
 }
 

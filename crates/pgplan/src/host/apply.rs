@@ -32,7 +32,7 @@ pub struct Placed {
     /// Path without the leading slash, with the suffix [`NEW`].
     pub path: String,
     /// The content.
-    pub content: String,
+    pub content: Vec<u8>,
     /// User that owns it.
     pub owner: String,
     /// Group that owns it.
@@ -73,7 +73,7 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
         let file = &rendered.files[change.index];
         Placed {
             path: format!("{}{NEW}", file.path.trim_start_matches('/')),
-            content: file.content.clone(),
+            content: file.bytes().to_vec(),
             owner: file.owner.clone(),
             group: file.group.clone(),
             mode: u32::from_str_radix(&file.mode, 8).unwrap_or(0o600),
