@@ -48,7 +48,7 @@ pub fn node(config: &Config, node: &Node, now: Time) -> Explanation {
         },
         phase if phase.serves() && !lease => say(
             "is closed: neither the other host nor the arbiter answers, so that this host may be the one that is cut off",
-            Some("pgagent promote --accept-data-loss"),
+            None,
         ),
         phase if phase.serves() && !node.may_open(config, now) => say(
             "is closed: the standby does not have everything yet that may have been acknowledged before the restart",

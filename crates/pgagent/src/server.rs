@@ -215,13 +215,14 @@ impl Postgresql {
     fn conninfo(&self) -> String {
         let peer = self.peer();
         format!(
-            "{} host={} hostaddr={} port={} application_name={} connect_timeout=2 keepalives_idle=2 keepalives_interval=1 \
+            "{} host={} hostaddr={} port={} application_name={} connect_timeout={} keepalives_idle=2 keepalives_interval=1 \
              keepalives_count=3 tcp_user_timeout=5000",
             self.settings.replication,
             peer.name,
             peer.address,
             peer.postgres,
-            self.own().name
+            self.own().name,
+            self.config.times().fence().as_secs().max(2)
         )
     }
 

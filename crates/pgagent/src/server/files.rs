@@ -39,6 +39,16 @@ fn write(server: &Postgresql, path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
+/// Makes an empty folder that only the server's user may enter.
+pub fn make_folder(server: &Postgresql, path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    match &server.user {
+        Some(user) => chown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    }
+}
+
 /// Makes the data that of a standby of the other host: what `follow` does with a running server. What an earlier primary
 /// left in postgresql.auto.conf (pg_rewind and base backups bring the other host's) does not stay.
 pub fn follow(server: &Postgresql) -> Result<(), String> {

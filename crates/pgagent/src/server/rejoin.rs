@@ -51,6 +51,8 @@ async fn copy(server: &Postgresql) -> Result<(), String> {
         _ => Ok(()),
     };
     gone(&new)?;
+    // Above it the folder may be root's.
+    files::make_folder(server, &new).map_err(|error| format!("cannot make {}: {error}", new.display()))?;
     let mut command = server.program("pg_basebackup");
     command.args(["--checkpoint=fast", "--wal-method=stream", "--no-password", "-D"]).arg(&new);
     command.args(["-d", &server.conninfo()]);
