@@ -42,7 +42,7 @@ test-fast:
 
 # VMs, their networks and a libvirtd exist only inside a network namespace, which goes with everything in it. The images
 # are built before, outside: there is no internet in there.
-test-e2e: setup-test
+test-e2e: setup-test guest
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
 	target/debug/pgprov image build debian-12

@@ -8,6 +8,7 @@ mod change;
 mod checkpoint;
 mod command;
 mod connect;
+mod failover;
 mod fresh;
 mod harness;
 mod identity;
@@ -77,6 +78,7 @@ const CASES: &[Case] = &[
     Case::new("killed-while-saving", checkpoint::killed_while_saving),
     Case::new("up-starts-from-ready", checkpoint::up_starts_from_ready),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
+    Case::new("network-of-the-primary-is-cut", failover::network_of_the_primary_is_cut),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
     Case::new("killed-while-applying-a-setting", killed::while_applying_a_setting),
     Case::new("killed-while-restarting", killed::while_restarting),
