@@ -7,7 +7,7 @@ use crate::{
     catalogue, digest,
     lab::{Host, Lab},
     size::{Bytes, MIB},
-    topology::Profile,
+    topology::{FailoverEngine, Profile, Rto},
 };
 
 /// One line of a configuration file.
@@ -203,6 +203,21 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         ("synchronous_standby_names", String::new(), "nobody waits for this host's standbys".into()),
         ("cluster_name", host.name.clone(), "shown in the titles of the processes".into()),
     ];
+    if lab.failover.engine == FailoverEngine::Pgagent {
+        let limit = match lab.failover.rto {
+            Rto::Fast => "3s",
+            Rto::Norm => "4s",
+            Rto::Safe => "10s",
+            Rto::Wide => "30s",
+        };
+        for name in ["wal_sender_timeout", "wal_receiver_timeout"] {
+            settings.push((
+                name,
+                limit.into(),
+                "topology: failover; a lost host is noticed as soon as the agent does".into(),
+            ));
+        }
+    }
     let is_primary = host.follows.is_none();
     if is_primary && lab.synchronous() && !host.followers.is_empty() {
         let names: Vec<String> = host.followers.iter().map(|name| format!("\"{name}\"")).collect();

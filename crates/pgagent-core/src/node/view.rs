@@ -112,8 +112,9 @@ impl View<'_> {
         self.node.up().is_some_and(|up| up.sync)
     }
 
+    /// It is there, and not only in the eyes of a walsender that has not noticed yet: it keeps up, and its agent is heard.
     pub(super) fn standby_streams(&self) -> bool {
-        self.node.up().is_some_and(|up| up.standby.is_some())
+        self.node.up().is_some_and(|up| up.standby.is_some()) && !self.standby_lost() && self.hears_peer()
     }
 
     pub(super) fn standby_acknowledges(&self) -> bool {

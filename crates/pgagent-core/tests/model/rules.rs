@@ -44,7 +44,7 @@ pub fn forget(node: &mut Node, requests: u32) {
     if node.phase != Phase::Standby || follows {
         node.streamed = NOW;
     }
-    if !matches!(node.phase, Phase::Sync | Phase::Resyncing | Phase::Degrading) {
+    if !matches!(node.phase, Phase::Sync | Phase::Resyncing | Phase::Degrading | Phase::Solo) {
         node.acked = Time(0);
     }
     if serves {
