@@ -208,7 +208,7 @@ impl Numbers {
 }
 
 /// How long lines that nobody waits for may stay in memory.
-const LINGER: Duration = Duration::from_millis(20);
+const LINGER: Duration = Duration::from_millis(50);
 
 fn write_lines(file: File, queue: &mpsc::Receiver<(u64, Line)>, shared: &Shared) -> std::io::Result<()> {
     let begun = Instant::now();
