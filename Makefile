@@ -37,7 +37,7 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-test-fast:
+test-fast: guest
 	$(CARGO) test --workspace --locked
 
 # VMs, their networks and a libvirtd exist only inside a network namespace, which goes with everything in it. The images

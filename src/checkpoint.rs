@@ -385,9 +385,9 @@ pub fn reset(world: &World, infra: &Infra, state: &LabState, checkpoint: &Checkp
         let complete = world.libvirt.saved_header(&memory).map(drop);
         complete.with_context(|| format!("cannot go back to checkpoint {}", checkpoint.name))?;
     }
+    Store::new(state).begin(&Pending::Reset { name: checkpoint.name.clone() })?;
     let line = world.ui.line("lab", world.width());
     line.now(&format!("going back to checkpoint {}", checkpoint.name));
-    Store::new(state).begin(&Pending::Reset { name: checkpoint.name.clone() })?;
     let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
     each(&hosts, |host| {
         let exists = infra.domains.contains_key(&host.name);

@@ -55,6 +55,7 @@ pub fn run(ui: &Ui, global: &Global) -> Result {
     let mut checks: Vec<Check> =
         PROGRAMS.iter().map(|(name, purpose, package)| program(name, purpose, package)).collect();
     checks.push(qemu_version());
+    checks.push(same_page_merging());
     checks.push(state_directory());
     checks.extend(hypervisor(global));
     if ui.json() {
@@ -99,6 +100,30 @@ fn program(name: &'static str, purpose: &str, package: &str) -> Check {
             verdict: Verdict::Missing,
             found: format!("not there; it {purpose}"),
             remedy: Some(format!("apt-get install {package}")),
+        },
+    }
+}
+
+/// Hosts are copies of one memory: QEMU offers its pages to the kernel, which may keep equal ones once.
+fn same_page_merging() -> Check {
+    let what = "shared memory";
+    match std::fs::read_to_string("/sys/kernel/mm/ksm/run").as_deref().map(str::trim) {
+        Ok("1") => {
+            Check { what, verdict: Verdict::Ok, found: "equal pages are merged".to_owned(), remedy: None }
+        }
+        Ok(_) => Check {
+            what,
+            verdict: Verdict::Notice,
+            found: "every host has all of its memory for itself".to_owned(),
+            remedy: Some(
+                "echo 1 >/sys/kernel/mm/ksm/run saves memory, and costs some processor time".to_owned(),
+            ),
+        },
+        Err(_) => Check {
+            what,
+            verdict: Verdict::Notice,
+            found: "this kernel cannot merge equal pages".to_owned(),
+            remedy: None,
         },
     }
 }

@@ -205,7 +205,15 @@ impl Draft {
             ));
         }
         let hypervisor = infra.hypervisor(global.pool_path.as_deref().unwrap_or(POOL_PATH));
-        let image = image::provide(ui, assets, &lab, &infra, !matches!(mode, Mode::Apply { .. }))?;
+        let image = match image::provide(ui, assets, &lab, &infra, !matches!(mode, Mode::Apply { .. })) {
+            Ok(image) => image,
+            Err(error) => {
+                if let (true, Some(state), Some(lock)) = (is_new, state, lock) {
+                    state.remove(lock)?;
+                }
+                return Err(error);
+            }
+        };
         let boot = BootImage::in_pool(&hypervisor.pool_path, &image.name, &lab.image, &image.cmdline);
         let (secrets, public_key) = match (&state, mode) {
             (Some(state), Mode::Apply { .. } | Mode::Restore) => {

@@ -178,7 +178,7 @@ pub fn killed_while_saving(suite: &Suite) -> Result<()> {
             kept == "1",
             "expected the row written before the save, killed after {delay} ms; then\n{next}"
         );
-        lab.streams("m", "s", "after the kill")?;
+        lab.streams("m", "s", &format!("after kill {attempt}"))?;
         lab.is_as_its_topology_says()?;
         ensure!(!lab.state_file("pending.json").exists(), "expected nothing to be left to do");
     }
