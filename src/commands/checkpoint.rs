@@ -191,28 +191,33 @@ fn settle(ui: &Ui, draft: &Draft) -> Result {
     Ok(())
 }
 
-/// What `up` does before anything else: finishes what a run that was killed has left, and restores a lab of which only
-/// its checkpoint `ready` is left. Returns whether it restored one.
+/// Finishes what a run that was killed has left of the lab of that topology.
 ///
 /// # Errors
 /// As [`reset`].
-pub fn before_up(ui: &Ui, global: &Global, file: &Path, may_restore: bool) -> Result<bool> {
+pub fn finish_pending(ui: &Ui, global: &Global, file: &Path) -> Result {
     let assets = Assets::load(global)?;
     let (_, topology) = assets.topology(ui, file)?;
-    let root = state::root()?;
-    let Some(state) = LabState::open(&root, &topology.lab)? else { return Ok(false) };
+    let Some(state) = LabState::open(&state::root()?, &topology.lab)? else { return Ok(()) };
+    if Store::new(&state).pending()?.is_none() {
+        return Ok(());
+    }
+    let draft = applied(ui, global, &assets, &state, "pgprov up")?;
+    settle(ui, &draft)
+}
+
+/// Restores a lab of which only its checkpoint `ready` is left. Returns whether the checkpoint fits the topology.
+///
+/// # Errors
+/// As [`reset`].
+pub fn from_ready(ui: &Ui, global: &Global, file: &Path) -> Result<bool> {
+    let assets = Assets::load(global)?;
+    let (_, topology) = assets.topology(ui, file)?;
+    let Some(state) = LabState::open(&state::root()?, &topology.lab)? else { return Ok(false) };
     let store = Store::new(&state);
-    if store.pending()?.is_some() {
-        let draft = applied(ui, global, &assets, &state, "pgprov up")?;
-        settle(ui, &draft)?;
+    let Some(ready) = store.find(READY)?.filter(|ready| matches(&assets, ready, &topology)) else {
         return Ok(false);
-    }
-    let Some(ready) = store.find(READY)?.filter(|_| may_restore) else { return Ok(false) };
-    let infra = Libvirt::connect(global.connect.as_deref())?.observe(&topology.lab)?;
-    // Whatever else there is, even switched off, has data that going back would throw away.
-    if !infra.domains.is_empty() || !infra.disks.is_empty() || !matches(&assets, &ready, &topology) {
-        return Ok(false);
-    }
+    };
     match go_back(ui, global, &assets, &ready, "pgprov up") {
         Ok(()) => Ok(true),
         Err(error) if store.pending()?.is_none() => {

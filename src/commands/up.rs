@@ -25,7 +25,7 @@ use super::{
     image, status,
 };
 use crate::{
-    checkpoint::{READY, save as save_checkpoint},
+    checkpoint::{READY, Store, save as save_checkpoint},
     cli::{Global, Up},
     connect,
     error::{Error, Kind, Result},
@@ -83,8 +83,15 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     }
     let begun = Instant::now();
     let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout), by_boot: args.boot };
-    let restored = checkpoint::before_up(ui, global, &args.file, !args.boot && !args.no_checkpoint)?;
+    checkpoint::finish_pending(ui, global, &args.file)?;
     let mut draft = Draft::new(ui, global, &args.file, mode)?;
+    let mut restored = false;
+    if !args.boot && !args.no_checkpoint && draft.is_put_away()? {
+        // Going back needs the lab's lock.
+        drop(draft);
+        restored = checkpoint::from_ready(ui, global, &args.file)?;
+        draft = Draft::new(ui, global, &args.file, mode)?;
+    }
     let is_fresh = draft.plan.steps.iter().any(|step| step.creates().is_some());
     let mut changes = usize::from(restored);
     let mut timings: Vec<Timing> = Vec::new();
@@ -176,11 +183,11 @@ impl Draft {
         let root = state::root()?;
         let known = LabState::open(&root, &topology.lab)?;
         let libvirt = Libvirt::connect(global.connect.as_deref())?;
-        let infra = libvirt.observe(&topology.lab)?;
-        refuse_orphans(&infra, known.as_ref(), &topology.lab)?;
         let is_new = known.is_none();
-        if is_new {
-            // Before anything is made for it: a lab that is refused leaves no trace.
+        // A lab that is new is looked at before anything is made for it: one that is refused leaves no trace.
+        if is_new && mode != Mode::DryRun {
+            let infra = libvirt.observe(&topology.lab)?;
+            refuse_orphans(&infra, None, &topology.lab)?;
             refuse_clashes(&infra, &lab::derive(&topology, &infra.pins()))?;
         }
         let (state, lock) = match mode {
@@ -192,7 +199,8 @@ impl Draft {
             }
         };
         // Another pgprov may have changed the lab while we waited for our turn.
-        let infra = if lock.is_some() { libvirt.observe(&topology.lab)? } else { infra };
+        let infra = libvirt.observe(&topology.lab)?;
+        refuse_orphans(&infra, state.as_ref(), &topology.lab)?;
         let mut pins = state.as_ref().map(context::pins).transpose()?.unwrap_or_default();
         pins.extend(infra.pins());
         pins.extend(places.cloned().unwrap_or_default());
@@ -282,6 +290,14 @@ impl Draft {
         let (state, _) =
             self.state.as_ref().ok_or_else(|| Error::failed("the lab has no state directory"))?;
         Ok((&self.world, &self.infra, state, &self.text))
+    }
+
+    /// Whether nothing is left of the lab but its checkpoint `ready`. Whatever else there is, even switched off, has data
+    /// that going back would throw away.
+    fn is_put_away(&self) -> Result<bool> {
+        let Some((state, _)) = &self.state else { return Ok(false) };
+        let nothing = self.infra.domains.is_empty() && self.infra.disks.is_empty();
+        Ok(nothing && Store::new(state).find(READY)?.is_some())
     }
 
     /// Observes the hypervisor anew, not the hosts.

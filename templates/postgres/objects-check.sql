@@ -1,4 +1,8 @@
 -- Prints t when objects.sql has nothing to do. One pass over each catalog: this runs at every `pgprov up`.
+-- Slow or not, in error or not: statements with verifiers do not belong in the log.
+set log_min_duration_statement = -1;
+set log_statement = none;
+set log_min_error_statement = panic;
 select {% if slots %}(select count(*) from pg_replication_slots where slot_name in ('{{ slots | join(sep="', '") }}')) = {{ slots | length }}
   and {% endif %}(pg_is_in_recovery() or (
     (select string_agg(rolname || ' ' || rolcanlogin || ' ' || coalesce(rolpassword, ''), ',' order by rolname collate "C") from pg_authid

@@ -2,9 +2,10 @@
 -- A commit must not wait for a standby that is only about to be made.
 set synchronous_commit = local;
 set client_min_messages = warning;
--- Slow or not: statements with verifiers do not belong in the log.
+-- Slow or not, in error or not: statements with verifiers do not belong in the log.
 set log_min_duration_statement = -1;
 set log_statement = none;
+set log_min_error_statement = panic;
 {% for slot in slots %}
 select pg_create_physical_replication_slot('{{ slot }}', true)
   where not exists (select from pg_replication_slots where slot_name = '{{ slot }}');
