@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use pgplan::{
-    lab::{Host, Lab, Pins, disk_name},
+    lab::{Host, Pins, disk_name},
     machine::{self, BootImage, Volume, memory_name, overlay_volume},
     observed::{DomainState, Infra, PoolSeen, VolumeSeen},
     plan::{self, Plan},
@@ -252,7 +252,7 @@ impl Checkpoint {
         self.hosts.get(host).is_some_and(|saved| saved.layer == layer)
     }
 
-    /// Why the lab cannot go back to it; nothing when it can. `lab` is derived from its own topology.
+    /// Why the lab cannot go back to it; nothing when it can. The lab of `world` has to be that of its own topology.
     pub fn obstacle(&self, world: &World, infra: &Infra) -> Option<String> {
         let software = infra.hypervisor.software();
         if self.software != software {
@@ -341,14 +341,13 @@ fn finish_save(
         let (image, spec) = (domain.image.clone(), domain.spec.clone());
         Ok((host.name.clone(), SavedHost { image, layer: layers[&host.name], spec }))
     };
-    let index = |host: &Host| Some((host.name.clone(), world.lab.mgmt.subnet.index_of(host.mgmt.address)?));
     Store::new(state).write(&Checkpoint {
         format: FORMAT,
         name: name.to_owned(),
         created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs(),
         software: infra.hypervisor.software(),
         topology: text.to_owned(),
-        pins: world.lab.hosts.iter().filter_map(index).collect(),
+        pins: world.lab.pins(),
         known_hosts: fs::read_to_string(state.known_hosts()).unwrap_or_default(),
         hosts: world.lab.hosts.iter().map(saved).collect::<anyhow::Result<_>>()?,
     })
@@ -532,21 +531,21 @@ fn abandon(
     Ok(format!("gave up checkpoint {name}, which was never complete ({error:#}): its hosts boot"))
 }
 
-/// The lab that a checkpoint is of, derived from its own topology.
-pub fn lab_of(checkpoint: &Checkpoint, topology: &pgplan::topology::Topology) -> Lab {
-    pgplan::lab::derive(topology, &checkpoint.pins)
-}
-
-/// Does the same with every host at once, and tells which ones failed.
+/// Does the same with every host at once, and tells which ones failed; what kind of failure it is, the first one says.
 fn each(hosts: &[&Host], work: impl Fn(&Host) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
-    let failed: Vec<String> = thread::scope(|scope| {
-        let threads: Vec<_> = hosts.iter().map(|host| (&host.name, scope.spawn(|| work(host)))).collect();
-        let join = |(name, thread): (&String, thread::ScopedJoinHandle<'_, anyhow::Result<()>>)| {
+    let mut failed: Vec<(&str, anyhow::Error)> = thread::scope(|scope| {
+        let threads: Vec<_> =
+            hosts.iter().map(|host| (host.name.as_str(), scope.spawn(|| work(host)))).collect();
+        let join = |(name, thread): (_, thread::ScopedJoinHandle<'_, anyhow::Result<()>>)| {
             let result = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")));
-            result.err().map(|error| format!("{name}: {error:#}"))
+            Some((name, result.err()?))
         };
         threads.into_iter().filter_map(join).collect()
     });
-    ensure!(failed.is_empty(), "{}", failed.join("\n"));
-    Ok(())
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let (name, first) = failed.remove(0);
+    let others: String = failed.iter().map(|(name, error)| format!("{name}: {error:#}\n")).collect();
+    Err(first.context(format!("{others}{name}")))
 }

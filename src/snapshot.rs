@@ -52,36 +52,27 @@ pub fn make(
     pool_path: &str,
     limit: Duration,
 ) -> anyhow::Result<()> {
-    let made = try_make(libvirt, template, image, disk, pool_path, limit);
+    let snapshot = &template.snapshot;
+    let make = || -> anyhow::Result<()> {
+        libvirt.remove_snapshots(&image.name, Some(snapshot))?;
+        let overlay = overlay_volume(&snapshot.volume(SnapshotPart::Disk), disk, &image.disk, image.format);
+        libvirt.start_template(template, &overlay)?;
+        let deadline = Instant::now() + limit;
+        // Says `waiting` as soon as it is so far; the rest of it is still booting then.
+        libvirt.talk(&template.domain, None, limit)?;
+        wait_until_idle(libvirt, &template.domain, deadline)?;
+        let memory = snapshot.volume(SnapshotPart::Memory);
+        libvirt.save_to(&template.domain, &format!("{pool_path}/{memory}"))?;
+        libvirt.saved_header(&memory)?;
+        Ok(libvirt.create_marker(&snapshot.volume(SnapshotPart::Complete))?)
+    };
+    let made = make();
     if made.is_err() {
         // What keeps it from being removed matters less than why it was not made.
         let _ = libvirt.remove_template(template);
         let _ = libvirt.remove_snapshots(&image.name, None);
     }
     made
-}
-
-fn try_make(
-    libvirt: &Libvirt,
-    template: &Template,
-    image: &BootImage,
-    disk: Bytes,
-    pool_path: &str,
-    limit: Duration,
-) -> anyhow::Result<()> {
-    let snapshot = &template.snapshot;
-    libvirt.remove_snapshots(&image.name, Some(snapshot))?;
-    let overlay = overlay_volume(&snapshot.volume(SnapshotPart::Disk), disk, &image.disk, image.format);
-    libvirt.start_template(template, &overlay)?;
-    let deadline = Instant::now() + limit;
-    // Says `waiting` as soon as it is so far; the rest of it is still booting then.
-    libvirt.talk(&template.domain, None, limit)?;
-    wait_until_idle(libvirt, &template.domain, deadline)?;
-    let memory = snapshot.volume(SnapshotPart::Memory);
-    libvirt.save_to(&template.domain, &format!("{pool_path}/{memory}"))?;
-    libvirt.saved_header(&memory)?;
-    libvirt.create_marker(&snapshot.volume(SnapshotPart::Complete))?;
-    Ok(())
 }
 
 fn wait_until_idle(libvirt: &Libvirt, domain: &str, deadline: Instant) -> anyhow::Result<()> {

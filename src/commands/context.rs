@@ -1,7 +1,6 @@
 //! What commands start from: roles, a checked topology, a lab that exists.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Read as _,
     net::SocketAddr,
@@ -234,9 +233,7 @@ pub fn pins(state: &LabState) -> Result<Pins> {
 /// # Errors
 /// The file cannot be written.
 pub fn keep_pins(state: &LabState, lab: &Lab) -> Result {
-    let index = |host: &Host| Some((host.name.clone(), lab.mgmt.subnet.index_of(host.mgmt.address)?));
-    let pins: BTreeMap<String, u32> = lab.hosts.iter().filter_map(index).collect();
-    Ok(state.write(&pins_file(state), &serde_json::to_vec_pretty(&pins)?)?)
+    Ok(state.write(&pins_file(state), &serde_json::to_vec_pretty(&lab.pins())?)?)
 }
 
 /// The name of a lab that was given by name or by topology file.

@@ -104,15 +104,16 @@ impl Libvirt {
     }
 
     /// Does something to a domain that has to exist and to be ours.
-    pub(super) fn change<F>(&self, operation: &str, lab: &str, host: &str, work: F) -> Result
+    pub(super) fn change<T, F>(&self, operation: &str, lab: &str, host: &str, work: F) -> Result<T>
     where
-        F: FnOnce(&Domain) -> Raw<()> + Send + 'static,
+        T: Send + 'static,
+        F: FnOnce(&Domain) -> Raw<T> + Send + 'static,
     {
         let (lab, host) = (lab.to_owned(), host.to_owned());
         let done = self.call(operation, SLOW, move |connect| {
             let name = format!("{lab}-{host}");
             let domain = connect.lookup_domain_by_name(&name)?;
-            if is_marked(&domain, &lab, &host)? { work(&domain).map(|()| Ok(())) } else { Ok(Err(name)) }
+            if is_marked(&domain, &lab, &host)? { work(&domain).map(Ok) } else { Ok(Err(name)) }
         })?;
         done.map_err(|name| not_ours(operation, &name))
     }

@@ -243,7 +243,8 @@ fn send_zeros(stream: &Stream, mut count: u64) -> Raw<()> {
     Ok(())
 }
 
-fn send_all(stream: &Stream, mut data: &[u8]) -> Raw<()> {
+/// Sends all of it, however little libvirt takes at a time.
+pub(super) fn send_all(stream: &Stream, mut data: &[u8]) -> Raw<()> {
     while !data.is_empty() {
         let sent = usize::try_from(stream.send(data)?).unwrap_or(0);
         data = &data[sent.min(data.len())..];

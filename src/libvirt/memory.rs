@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use pgplan::{
-    machine::{IDENTITY_PORT, Template, Volume},
+    machine::{IDENTITY_PORT, MARK_URI, Snapshot, SnapshotPart, Template, Volume},
     size::{Bytes, KIB},
 };
 use roxmltree::{Document, Node};
@@ -17,6 +17,7 @@ use virt::{connect::Connect, domain::Domain, storage_vol::StorageVol, stream::St
 use super::{
     Error, Libvirt, QUICK, Raw, Result, SLOW, bounded,
     error::optional,
+    images::send_all,
     pool::{create_volume, delete_volumes},
 };
 
@@ -94,7 +95,7 @@ impl Libvirt {
         let (snapshot, disk, xml) = (template.snapshot.clone(), disk.to_owned(), template.xml.clone());
         self.with_pool("start the template", move |connect, pool| {
             delete_volumes(pool, |name| is_part(name, |part| part == &snapshot))?;
-            let name = snapshot.volume(pgplan::machine::SnapshotPart::Disk);
+            let name = snapshot.volume(SnapshotPart::Disk);
             create_volume(pool, &name, &disk)?;
             // Transient: it is gone when it is saved, or switched off.
             connect.create_domain_xml(&xml, 0).map(drop)
@@ -110,7 +111,7 @@ impl Libvirt {
         let ours = self.call(operation, SLOW, move |connect| {
             let Some(domain) = optional(connect.lookup_domain_by_name(&name))? else { return Ok(true) };
             let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or_default();
-            let mark = optional(domain.metadata(kind, Some(pgplan::machine::MARK_URI), 0))?;
+            let mark = optional(domain.metadata(kind, Some(MARK_URI), 0))?;
             if !mark.is_some_and(|mark| mark.contains("template")) {
                 return Ok(false);
             }
@@ -126,14 +127,13 @@ impl Libvirt {
     ///
     /// # Errors
     /// [`Error::Call`], [`Error::Timeout`].
-    pub fn remove_snapshots(&self, image: &str, except: Option<&pgplan::machine::Snapshot>) -> Result {
+    pub fn remove_snapshots(&self, image: &str, except: Option<&Snapshot>) -> Result {
         let needed: Vec<String> =
             self.inventory()?.volumes.into_iter().filter_map(|volume| volume.backing).collect();
         let (image, except) = (image.to_owned(), except.cloned());
         self.with_pool(&format!("remove boot snapshots of {image}"), move |_, pool| {
             delete_volumes(pool, |name| {
-                let unwanted =
-                    |part: &pgplan::machine::Snapshot| part.image == image && Some(part) != except.as_ref();
+                let unwanted = |part: &Snapshot| part.image == image && Some(part) != except.as_ref();
                 is_part(name, unwanted) && !needed.iter().any(|path| path.ends_with(&format!("/{name}")))
             })
             .map(drop)
@@ -219,11 +219,7 @@ impl Libvirt {
             let found = pool.lookup_storage_vol_by_name(&name)?;
             let stream = Stream::new(connect, 0)?;
             found.upload(&stream, 0, bytes.len() as u64, 0)?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let sent = usize::try_from(stream.send(rest)?).unwrap_or(0);
-                rest = &rest[sent.min(rest.len())..];
-            }
+            send_all(&stream, &bytes)?;
             stream.finish()
         })
     }
@@ -233,16 +229,10 @@ impl Libvirt {
     /// # Errors
     /// [`Error::NotOurs`], [`Error::Call`], [`Error::Timeout`].
     pub fn host_xml(&self, lab: &str, host: &str) -> Result<String> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        self.change(&format!("read the definition of host {host}"), lab, host, move |domain| {
-            let flags =
-                sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_MIGRATABLE;
-            drop(sender.send(domain.xml_desc(flags)?));
-            Ok(())
-        })?;
-        receiver.recv().map_err(|_| Error::Answer {
-            operation: format!("read the definition of host {host}"),
-            message: "nothing was answered".to_owned(),
+        self.change(&format!("read the definition of host {host}"), lab, host, |domain| {
+            domain.xml_desc(
+                sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_MIGRATABLE,
+            )
         })
     }
 
@@ -262,21 +252,23 @@ impl Libvirt {
     /// Plugs the cable of a host's interface in (`data`, `mgmt`), or pulls it.
     ///
     /// # Errors
-    /// As [`Libvirt::start_host`]; [`Error::Call`] when there is no such interface.
+    /// As [`Libvirt::start_host`]; [`Error::Answer`] when there is no such interface.
     pub fn plug(&self, lab: &str, host: &str, kind: &str, plugged: bool) -> Result {
         let operation =
             format!("{} the {kind} cable of host {host}", if plugged { "plug in" } else { "pull" });
         let alias = format!("ua-{kind}");
-        self.change(&operation, lab, host, move |domain| {
-            let xml = domain.xml_desc(0)?;
-            // Without such an interface libvirt says so: it gets one that it does not know.
-            let device = with_link(&xml, &alias, plugged).unwrap_or_else(|| "<interface/>".to_owned());
-            domain.update_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
-        })
+        let found = self.change(&operation, lab, host, move |domain| {
+            let Some(device) = with_link(&domain.xml_desc(0)?, &alias, plugged) else { return Ok(false) };
+            domain.update_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE).map(|()| true)
+        })?;
+        if found {
+            return Ok(());
+        }
+        Err(Error::Answer { operation, message: format!("the host has no interface {kind}") })
     }
 }
 
-fn is_part(volume: &str, wanted: impl Fn(&pgplan::machine::Snapshot) -> bool) -> bool {
+fn is_part(volume: &str, wanted: impl Fn(&Snapshot) -> bool) -> bool {
     matches!(Volume::parse(volume), Volume::Snapshot { snapshot, .. } if wanted(&snapshot))
 }
 
@@ -323,21 +315,13 @@ fn conversation(
     while let Some(line) = lines.next()? {
         match (line.as_str(), message) {
             ("waiting", None) => break,
-            ("waiting", Some(message)) => send(&stream, message.as_bytes())?,
+            ("waiting", Some(message)) => send_all(&stream, message.as_bytes())?,
             ("done", _) => break,
             (other, _) => failed.push(other.to_owned()),
         }
     }
     let _ = stream.abort();
     Ok(if failed.is_empty() { Ok(()) } else { Err(format!("the guest says: {}", failed.join(", "))) })
-}
-
-fn send(stream: &Stream, mut data: &[u8]) -> Raw<()> {
-    while !data.is_empty() {
-        let sent = usize::try_from(stream.send(data)?).unwrap_or(0);
-        data = &data[sent.min(data.len())..];
-    }
-    Ok(())
 }
 
 struct Lines<'a> {

@@ -56,6 +56,7 @@ fn the_planner_has_these_dependencies_and_no_others() {
     indexmap
     itoa
     memchr
+    pgagent-core
     pgplan
     proc-macro2
     quote

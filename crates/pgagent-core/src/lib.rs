@@ -29,6 +29,7 @@ pub use timing::{Rto, Timing};
 
 /// Whether to prefer the safety of data or the service, in the words of Oracle Data Guard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
     /// Without a standby commits wait: nothing is ever acknowledged that lies on one host only.

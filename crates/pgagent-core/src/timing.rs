@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How soon a failover should happen, as the topology says it. Sooner means that shorter disturbances count as failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Rto {
     /// A quiet network of real machines: about 2 s until the standby decides.

@@ -30,6 +30,15 @@ struct Common {
 }
 
 impl Common {
+    /// What this agent knew when it last stopped. `without` says in the log what it means to know nothing.
+    fn remembered<D: serde::de::DeserializeOwned>(&self, without: &str) -> Result<Option<D>, String> {
+        let durable = self.store.load().map_err(|error| format!("cannot read the state: {error}"))?;
+        if durable.is_none() {
+            log::line("warn", "state", &[("state", without)]);
+        }
+        Ok(durable)
+    }
+
     fn send(&self, to: Member, message: pgagent_core::Message) {
         if let Some((_, link)) = self.links.iter().find(|(member, _)| *member == to) {
             link.send(message);

@@ -219,6 +219,14 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// The places in their subnets that its hosts have.
+    pub fn pins(&self) -> Pins {
+        let index = |host: &Host| Some((host.name.clone(), self.mgmt.subnet.index_of(host.mgmt.address)?));
+        self.hosts.iter().filter_map(index).collect()
+    }
+}
+
 impl Host {
     /// Whether the host has the role.
     pub fn has_role(&self, role: &str) -> bool {

@@ -40,6 +40,8 @@ pub struct Server {
     pub log: String,
     /// Prefix of a command that is to run as user postgres. Not runuser: under emulation its PAM session costs half a second.
     pub as_postgres: String,
+    /// How hosts trust each other, for a connection string: `sslmode` and what belongs to it.
+    pub tls: &'static str,
     /// Profile of the computed settings.
     pub profile: Profile,
     /// Settings that a reload applies.
@@ -62,6 +64,7 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
         as_postgres:
             "env HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --"
                 .to_owned(),
+        tls: tls_options(lab),
         profile: lab.postgres.profile,
         reload,
         restart,
@@ -82,6 +85,10 @@ pub fn slot_name(host: &str) -> String {
     }
     let hash = &digest::hex(host.as_bytes())[..8];
     format!("{}_{hash}", &name[..SLOT_NAME_MAX - 9])
+}
+
+fn tls_options(lab: &Lab) -> &'static str {
+    if lab.postgres.tls { "sslmode=verify-full sslrootcert=/etc/pgprov/ca.crt" } else { "sslmode=prefer" }
 }
 
 /// Computed settings, then the topology's, then the host's: a later one replaces an earlier one.
@@ -225,11 +232,7 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         settings.push(("synchronous_standby_names", format!("FIRST 1 ({})", names.join(", ")), why.into()));
     }
     if let Some(upstream) = &host.follows {
-        let tls = if lab.postgres.tls {
-            "sslmode=verify-full sslrootcert=/etc/pgprov/ca.crt"
-        } else {
-            "sslmode=prefer"
-        };
+        let tls = tls_options(lab);
         let conf = format!("/etc/postgresql/{}/main", lab.postgres.version);
         let conninfo = format!(
             "host={upstream} port=5432 user=replicator application_name={} passfile={conf}/replication.pgpass {tls} \

@@ -7,7 +7,7 @@
 //! - `users`: passwords and verifiers of the database roles, by name; `ca_certificate`; `tls.certificate`, `tls.key`;
 //! - `stock_image`: whether packages are installed at `up`, because the image is not ours;
 //! - `postgres_hosts`: names of the hosts that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
-//! - `slot`: the replication slot this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
+//! - `slot_names`: the replication slot of each host that runs PostgreSQL; `slot`: the one this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
 
 use std::{
@@ -243,6 +243,8 @@ impl Roles {
         globals.insert("primary", &lab.primary());
         let servers: Vec<&str> = lab.with_role(POSTGRES_ROLE).map(|host| host.name.as_str()).collect();
         globals.insert("postgres_hosts", &servers);
+        let slots: BTreeMap<&str, String> = servers.iter().map(|name| (*name, slot_name(name))).collect();
+        globals.insert("slot_names", &slots);
         globals.insert("slot_prefix", SLOT_PREFIX);
         globals.insert("stock_image", &matches!(lab.image, Image::Stock(_)));
         globals.insert("role_attributes", &RoleAttribute::ALL);

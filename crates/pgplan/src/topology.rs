@@ -6,6 +6,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use indexmap::IndexMap;
+pub use pgagent_core::{Durability, Rto};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -323,32 +324,6 @@ pub struct Failover {
     pub rto: Rto,
     /// What to prefer when the primary has no standby, for engine pgagent; the words are Oracle Data Guard's.
     pub durability: Durability,
-}
-
-/// How soon a failover should happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Rto {
-    /// The standby asks to take over 2 s after the last sign of life.
-    Fast,
-    /// After 3 s.
-    #[default]
-    Norm,
-    /// After 7.5 s, for busy or emulated machines.
-    Safe,
-    /// After 20 s, for long distances.
-    Wide,
-}
-
-/// Whether to prefer the data or the service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Durability {
-    /// Commits wait for the standby, however long it is away.
-    MaxProtection,
-    /// The primary goes on alone, once the arbiter has recorded that the standby lacks something.
-    #[default]
-    MaxAvailability,
 }
 
 /// Failover engine.

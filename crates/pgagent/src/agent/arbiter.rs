@@ -33,14 +33,7 @@ struct Agent {
 /// Runs until told to stop.
 pub async fn run(common: Common) -> Result<(), String> {
     let durable: Option<Durable> =
-        common.store.load().map_err(|error| format!("cannot read the state: {error}"))?;
-    if durable.is_none() {
-        log::line(
-            "warn",
-            "state",
-            &[("state", "no memory: nothing is granted until both data hosts were heard")],
-        );
-    }
+        common.remembered("no memory: nothing is granted until both data hosts were heard")?;
     let (news, mut incoming) = mpsc::channel::<(Site, Probe, Class, Duration)>(16);
     for site in Site::ALL {
         let event = move |probe, class, took| (site, probe, class, took);

@@ -52,14 +52,7 @@ struct Agent {
 /// Runs until told to stop.
 pub async fn run(common: Common, site: Site) -> Result<(), String> {
     let durable: Option<Durable> =
-        common.store.load().map_err(|error| format!("cannot read the state: {error}"))?;
-    if durable.is_none() {
-        log::line(
-            "warn",
-            "state",
-            &[("state", "there is none: this host knows no record until it hears one")],
-        );
-    }
+        common.remembered("there is none: this host knows no record until it hears one")?;
     let config = Config { me: site, timing: common.config.times(), durability: common.config.durability };
     let server = Arc::new(Postgresql::new(common.config.clone(), site)?);
     gate::apply(&common.config, &gate::table(&common.config)).await?;
