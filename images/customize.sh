@@ -88,7 +88,7 @@ mkdir -p "$work/bin" "$work/dev" "$work/proc" "$work/root" "$work/modules"
 cp "$root/bin/busybox" "$work/bin/busybox"
 cp "$parts/initrd-init" "$work/init"
 chmod 755 "$work/init"
-in_root modprobe -S "$version" -a --show-depends ext4 virtio_pci virtio_blk virtio_net >"$root/tmp/depends"
+in_root modprobe -S "$version" -a --show-depends ext4 virtio_pci virtio_blk virtio_net virtio_console >"$root/tmp/depends"
 while read -r verb path _; do
   [ "$verb" = insmod ] || continue # builtin
   name=$(basename "$path" .xz)

@@ -445,9 +445,7 @@ fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -
     libvirt.restore_from(&format!("host {}", host.name), &path(&memory), true)?;
     // A cable that was pulled when the checkpoint was made is so for QEMU, which libvirt does not know.
     if header.xml.contains("<link state='down'/>") {
-        for kind in ["mgmt", "data"] {
-            libvirt.plug(&lab.name, &host.name, kind, true)?;
-        }
+        libvirt.plug_in(&lab.name, &host.name)?;
     }
     Ok(())
 }

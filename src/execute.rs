@@ -66,6 +66,8 @@ pub struct World {
     pub image_files: Vec<(ImagePart, PathBuf)>,
     /// The lab's login key.
     pub ssh_public_key: String,
+    /// Hosts whose SSH host key was pinned before this run.
+    pub pinned: BTreeSet<String>,
     /// Each host with its files and tasks.
     pub hosts: Vec<RenderedHost>,
     /// How to reach each host.
@@ -128,7 +130,8 @@ pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<
             libvirt.reserve(name, kind, part, &machine::reservation(part, nic))
         }
         Step::Unreserve { network: kind, host } => libvirt.unreserve(name, kind, host),
-        Step::StopHost { host } => libvirt.stop_host(name, host),
+        Step::StopHost { host } | Step::GiveUpHost { host } => libvirt.stop_host(name, host),
+        Step::PlugIn { host } => libvirt.plug_in(name, host),
         Step::CreateDisk { host } => {
             // The new host makes a key of its own; the pinned one is that of a host that is gone.
             ssh::forget(&world.targets[host].known_hosts, host)?;
@@ -218,6 +221,7 @@ impl World {
             image: &self.image,
             snapshot: self.template.as_ref().map(|template| &template.snapshot),
             ssh_public_key: &self.ssh_public_key,
+            pinned: &self.pinned,
             hosts: &self.hosts,
         }
     }

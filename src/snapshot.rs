@@ -35,7 +35,7 @@ use crate::{
 const IDLE: f64 = 0.05;
 /// How long it is watched at a time.
 const WATCH: Duration = Duration::from_millis(250);
-/// How long a machine that was woken may take to say so, and then to learn who it is.
+/// How long a machine that is idle, or was woken, may take to ask who it is, and then to learn it.
 const TALK: Duration = Duration::from_secs(60);
 /// How long another pgprov may take that copies a host of the same snapshot.
 const TURN: Duration = Duration::from_secs(120);
@@ -58,8 +58,9 @@ pub fn make(
         let overlay = overlay_volume(&snapshot.volume(SnapshotPart::Disk), disk, &image.disk, image.format);
         libvirt.start_template(template, &overlay)?;
         let deadline = Instant::now() + limit;
-        // Says `waiting` as soon as it is so far; the rest of it is still booting then.
-        libvirt.talk(&template.domain, None, limit)?;
+        // One whose services failed is idle as well, and never asks who it is.
+        wait_until_idle(libvirt, &template.domain, deadline)?;
+        libvirt.talk(&template.domain, None, TALK.min(limit))?;
         wait_until_idle(libvirt, &template.domain, deadline)?;
         let memory = snapshot.volume(SnapshotPart::Memory);
         libvirt.save_to(&template.domain, &format!("{pool_path}/{memory}"))?;
@@ -122,10 +123,7 @@ impl Copier<'_> {
         self.wake(host, &xml)?;
         self.libvirt.talk(&host.domain, Some(identity.message(SystemTime::now())?), TALK)?;
         ssh::pin(&target.known_hosts, &host.name, &identity.host_key)?;
-        for kind in ["mgmt", "data"] {
-            self.libvirt.plug(&self.lab.name, &host.name, kind, true)?;
-        }
-        Ok(())
+        Ok(self.libvirt.plug_in(&self.lab.name, &host.name)?)
     }
 
     /// Restores the saved memory as that host, its cables pulled.

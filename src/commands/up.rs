@@ -32,7 +32,7 @@ use crate::{
     execute::{self, MadeFrom, Timing, World},
     libvirt::Libvirt,
     observe::{self, Answer},
-    secrets as vault,
+    secrets as vault, ssh,
     state::{self, LabState, Lock},
     ui::{self, Ui},
 };
@@ -239,6 +239,15 @@ impl Draft {
             }
             None => BTreeMap::new(),
         };
+        let pinned =
+            targets.iter().filter_map(|(host, target): (&String, &ssh::Target)| {
+                match ssh::is_pinned(&target.known_hosts, host) {
+                    Ok(false) => None,
+                    Ok(true) => Some(Ok(host.clone())),
+                    Err(error) => Some(Err(error)),
+                }
+            });
+        let pinned = pinned.collect::<std::io::Result<_>>()?;
         let (boot_limit, by_boot) = match mode {
             Mode::Apply { boot_limit, by_boot } => (boot_limit, by_boot),
             Mode::DryRun | Mode::Restore => (CONNECT, false),
@@ -260,6 +269,7 @@ impl Draft {
             image_size: image.size,
             image_files: image.files,
             ssh_public_key: public_key,
+            pinned,
             hosts,
             targets,
             boot_limit,
@@ -323,7 +333,10 @@ impl Draft {
     /// Asks the hosts that run, and plans.
     fn ask_and_plan(&mut self) {
         let running = |host: &&RenderedHost| {
-            self.infra.domains.get(&host.host).is_some_and(|domain| domain.state == DomainState::Running)
+            self.infra
+                .domains
+                .get(&host.host)
+                .is_some_and(|domain| domain.state == DomainState::Running && !domain.unplugged)
         };
         let asked: Vec<_> = self
             .world

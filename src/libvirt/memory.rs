@@ -266,6 +266,15 @@ impl Libvirt {
         }
         Err(Error::Answer { operation, message: format!("the host has no interface {kind}") })
     }
+
+    /// Plugs in both cables. The one by which others find out that it was done comes last.
+    ///
+    /// # Errors
+    /// As [`Libvirt::plug`].
+    pub fn plug_in(&self, lab: &str, host: &str) -> Result {
+        self.plug(lab, host, "data", true)?;
+        self.plug(lab, host, "mgmt", true)
+    }
 }
 
 fn is_part(volume: &str, wanted: impl Fn(&Snapshot) -> bool) -> bool {

@@ -167,6 +167,7 @@ fn see_domain(domain: &Domain) -> Raw<AnyDomain> {
         uuid: domain.uuid_string()?,
         mark: domain_mark(domain)?,
         state: domain_state(domain)?,
+        unplugged: domain.is_active()? && read::is_unplugged(&domain.xml_desc(0)?, "mgmt"),
         memory: Bytes(domain.max_memory()? * KIB),
     })
 }

@@ -41,6 +41,18 @@ fn mark(element: Node) -> Option<Mark> {
     })
 }
 
+/// Whether the cable to that network is pulled.
+pub(super) fn is_unplugged(domain: &str, kind: &str) -> bool {
+    let Ok(document) = Document::parse(domain) else { return false };
+    let alias = format!("ua-{kind}");
+    document.descendants().filter(|node| node.has_tag_name("interface")).any(|interface| {
+        let is = |tag: &str, name: &str, value: &str| {
+            child(interface, tag).and_then(|node| node.attribute(name)) == Some(value)
+        };
+        is("alias", "name", &alias) && is("link", "state", "down")
+    })
+}
+
 /// The definition of a network.
 pub(super) fn network(xml: &str) -> Result<Network, String> {
     let document = parse(xml)?;
@@ -131,4 +143,18 @@ fn text_at(document: &Document, path: &[&str]) -> Result<String, String> {
 
 fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulled_cable_is_noticed_by_its_network() {
+        let domain = "<domain><devices><interface><alias name='ua-data'/><link state='down'/></interface>\
+                      <interface><link state='up'/><alias name='ua-mgmt'/></interface></devices></domain>";
+        assert!(is_unplugged(domain, "data"));
+        assert!(!is_unplugged(domain, "mgmt"));
+        assert!(!is_unplugged(&domain.replace("<link state='up'/>", ""), "mgmt"));
+    }
 }

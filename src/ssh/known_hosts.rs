@@ -42,13 +42,21 @@ pub fn pin(file: &Path, host: &str, blob: &[u8]) -> Result<(), Error> {
     check_or_pin(file, host, blob)
 }
 
+/// Whether a key of `host` is pinned.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn is_pinned(file: &Path, host: &str) -> io::Result<bool> {
+    Ok(read(file)?.lines().any(|line| key_of(line, host).is_some()))
+}
+
 /// Removes the pinned keys of `host`, because the host itself is gone or is made anew; says whether there were any.
 ///
 /// # Errors
 /// The file cannot be read or replaced.
 pub fn forget(file: &Path, host: &str) -> io::Result<bool> {
     let (dir, name) = durable::split(file)?;
-    if !read(file)?.lines().any(|line| key_of(line, host).is_some()) {
+    if !is_pinned(file, host)? {
         return Ok(false);
     }
     let turn = Turn::take(dir)?;

@@ -113,6 +113,8 @@ pub struct AnyDomain {
     pub mark: Option<Mark>,
     /// State.
     pub state: DomainState,
+    /// Whether its cable to the management network is pulled.
+    pub unplugged: bool,
     /// Memory it may use.
     pub memory: Bytes,
 }
@@ -197,6 +199,8 @@ pub struct DomainSeen {
     pub image: String,
     /// State.
     pub state: DomainState,
+    /// Whether its cable to the management network is pulled, as it is until a copied host knows who it is.
+    pub unplugged: bool,
     /// UUID.
     pub uuid: String,
 }
@@ -309,8 +313,9 @@ impl Inventory {
         });
         let domains = self.domains.iter().filter_map(|domain| {
             let mark = ours(domain.lab())?;
+            let AnyDomain { state, unplugged, .. } = *domain;
             let uuid = domain.uuid.clone();
-            Some((mark.part, DomainSeen { spec: mark.spec, image: mark.image, state: domain.state, uuid }))
+            Some((mark.part, DomainSeen { spec: mark.spec, image: mark.image, state, unplugged, uuid }))
         });
         Infra {
             hypervisor: self.hypervisor.clone(),

@@ -3,7 +3,10 @@
 //! The plan is everything that will be done: the one who executes it decides nothing. A plan of a lab that is as it
 //! should be is empty; that is how `up` knows that it is finished.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::Serialize;
 
@@ -29,6 +32,8 @@ pub struct Wanted<'a> {
     pub snapshot: Option<&'a Snapshot>,
     /// The lab's SSH key.
     pub ssh_public_key: &'a str,
+    /// Hosts whose SSH host key is pinned: they were told who they are, or have answered.
+    pub pinned: &'a BTreeSet<String>,
     /// Each host with its files and tasks, in the order of the lab.
     pub hosts: &'a [RenderedHost],
 }
@@ -92,6 +97,16 @@ pub enum Step {
     },
     /// Power a host off, to define it anew.
     StopHost {
+        /// The host.
+        host: String,
+    },
+    /// Power off a host that was to be a copy and was never told who it is: an earlier run ended there.
+    GiveUpHost {
+        /// The host.
+        host: String,
+    },
+    /// Plug in the cables of a host that an earlier run did not come to.
+    PlugIn {
         /// The host.
         host: String,
     },
@@ -270,6 +285,14 @@ fn plan_host(wanted: &Wanted, infra: &Infra, name: &str, plan: &mut Plan) {
         machine::domain(wanted.lab, spec, layer, wanted.hypervisor, &image, wanted.ssh_public_key);
     match infra.domains.get(name) {
         Some(seen) if seen.spec == definition.spec => {
+            if seen.unplugged && !wanted.pinned.contains(name) {
+                plan.steps.push(Step::GiveUpHost { host: host() });
+                plan.steps.push(start);
+                return;
+            }
+            if seen.unplugged {
+                plan.steps.push(Step::PlugIn { host: host() });
+            }
             if seen.state != DomainState::Running {
                 plan.steps.push(start);
             }
@@ -294,6 +317,10 @@ impl fmt::Display for Step {
             Self::Reserve { network, host } => write!(f, "reserve the {network} address of {host}"),
             Self::Unreserve { network, host } => write!(f, "forget the {network} address of {host}"),
             Self::StopHost { host } => write!(f, "power {host} off, because its hardware changes"),
+            Self::GiveUpHost { host } => {
+                write!(f, "power {host} off, which an earlier run was about to wake up")
+            }
+            Self::PlugIn { host } => write!(f, "plug in the cables of {host}"),
             Self::CreateDisk { host } => write!(f, "make the disk of {host}"),
             Self::DefineHost { host } => write!(f, "define the VM of {host}"),
             Self::MakeSnapshot { image, .. } => write!(f, "boot a machine of {image} once and save it"),
@@ -321,7 +348,7 @@ impl fmt::Display for Plan {
         for step in &self.steps {
             let sign = match step {
                 Step::RemoveHost { .. } | Step::Unreserve { .. } => '-',
-                Step::StopHost { .. } => '~',
+                Step::StopHost { .. } | Step::GiveUpHost { .. } => '~',
                 _ => '+',
             };
             writeln!(f, "{sign} {step}")?;

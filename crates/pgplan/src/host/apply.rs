@@ -2,7 +2,8 @@
 //!
 //! Order: packages (and before them the files that they read), directories, validation of every candidate file, installation (first beside the target, then one
 //! rename each), removal, tasks, handlers, and at last the list of installed files. Each step prints one JSON line. The
-//! script may be killed at any point: the next facts see what is missing, and what was done stays done.
+//! script may be killed at any point, and the host lose its power: the next facts see what is missing, and what was done
+//! stays done.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -129,7 +130,7 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     let _ = write!(
         out,
         "mkdir -p /var/lib/pgprov && cat >{INSTALLED}.new <<'END' && mv {INSTALLED}.new {INSTALLED} || fail list {INSTALLED}\n\
-         {list}END\ncd / && rm -rf {STAGE}\nsay done all ''\n"
+         {list}END\ncd / && rm -rf {STAGE}\nsync -f / || fail list sync\nsay done all ''\n"
     );
     out
 }
@@ -196,7 +197,11 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
         let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
         let rename = format!(r#"perl -ne 'chomp; rename "$_{NEW}", $_ or die "$_: $!\n"; print "$_\n"'"#);
         let report = "while read -r path; do say done file \"$path\"; done <renamed";
-        let _ = write!(out, "{rename} >renamed 2>log <<'END' || fail file rename\n{list}END\n{report}\n");
+        // A file that got its name before its content was on the disk would be empty after a power cut.
+        let _ = write!(
+            out,
+            "sync -f / || fail file sync\n{rename} >renamed 2>log <<'END' || fail file rename\n{list}END\n{report}\n"
+        );
     }
     for change in &attributes {
         let file = &rendered.files[change.index];

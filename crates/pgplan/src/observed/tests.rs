@@ -64,6 +64,7 @@ fn add(inventory: &mut Inventory, lab: &Lab) {
             name: host.domain.clone(),
             uuid: host.uuid.clone(),
             mark: Some(mark(&lab.name, &host.name)),
+            unplugged: false,
             state: DomainState::Running,
             memory: lab.vm.memory,
         });
