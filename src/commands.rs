@@ -6,6 +6,7 @@ pub mod destroy;
 pub mod doctor;
 pub mod exec;
 pub mod graph;
+pub mod ha;
 pub mod image;
 pub mod init;
 pub mod logs;
@@ -67,6 +68,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Resume(args) => suspend::resume(ui, global, &args),
         Command::Checkpoint(args) => checkpoint::run(ui, global, &args),
         Command::Reset(args) => checkpoint::reset(ui, global, &args),
+        Command::Ha(verb) => ha::run(ui, global, &verb),
         Command::Destroy(args) => destroy::run(ui, global, &args),
         Command::Image(args) => image::run(ui, global, &args),
         Command::Doctor => doctor::run(ui, global),

@@ -3,7 +3,7 @@
 set log_min_duration_statement = -1;
 set log_statement = none;
 set log_min_error_statement = panic;
-select {% if slots %}(select count(*) from pg_replication_slots where slot_name in ('{{ slots | join(sep="', '") }}')) = {{ slots | length }}
+select {% if slots %}({% if lab.failover.engine == "pgagent" %}pg_is_in_recovery() or {% endif %}(select count(*) from pg_replication_slots where slot_name in ('{{ slots | join(sep="', '") }}')) = {{ slots | length }})
   and {% endif %}(pg_is_in_recovery() or (
     (select string_agg(rolname || ' ' || rolcanlogin || ' ' || coalesce(rolpassword, ''), ',' order by rolname collate "C") from pg_authid
       where rolname in ({% for name, user in users %}{% if not loop.first %}, {% endif %}'{{ name }}'{% endfor %}))

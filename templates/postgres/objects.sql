@@ -8,7 +8,10 @@ set log_statement = none;
 set log_min_error_statement = panic;
 {% for slot in slots %}
 select pg_create_physical_replication_slot('{{ slot }}', true)
-  where not exists (select from pg_replication_slots where slot_name = '{{ slot }}');
+  where not exists (select from pg_replication_slots where slot_name = '{{ slot }}')
+{% if lab.failover.engine == "pgagent" %}    -- The agent of a standby makes it when it is promoted; until then it would hold back WAL for nobody.
+    and not pg_is_in_recovery()
+{% endif %};
 {% endfor %}
 -- A standby gets the rest from its primary.
 select pg_is_in_recovery() as standby \gset

@@ -98,7 +98,7 @@ fn assets_that_cannot_be_used() {
     3 | file: []
       | ^^^^
       = did you mean `files`?
-      = allowed: role, summary, after, packages, directories, files, tasks, handlers, status, logs
+      = allowed: role, summary, when, uses, after, packages, directories, files, tasks, handlers, status, logs
     ");
     home.write(
         "course/roles/watch.yaml",

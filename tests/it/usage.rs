@@ -31,6 +31,7 @@ fn help_and_version() {
       resume      Wake a suspended lab
       checkpoint  Save all hosts of a lab with their memory, to go back to
       reset       Take a lab back to a checkpoint, whatever was done to it
+      ha          Look at automatic failover, and steer it
       destroy     Take a lab away: its hosts, networks, disks and secrets, and nothing else
       image       Build, list and remove images
       doctor      Check this machine for everything that pgprov needs

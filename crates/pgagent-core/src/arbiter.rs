@@ -57,6 +57,8 @@ pub enum Event {
     Probed(Site, Probe),
     /// An operator wants a record made from the claims there are, though not both hosts have answered.
     Adopt,
+    /// An operator wants the record made anew from what both hosts know.
+    Replace,
 }
 
 /// What an arbiter does.
@@ -81,6 +83,8 @@ pub enum Note {
     LostMemory(Stamp),
     /// The claims made a record.
     Adopted(Record),
+    /// An operator had the record forgotten.
+    Replaced,
 }
 
 impl Arbiter {
@@ -122,6 +126,10 @@ pub fn step(timing: &Timing, state: &Arbiter, now: Time, event: Event) -> (Arbit
         Event::Received(_, Message::Request(_) | Message::Answer(_) | Message::Reply(_)) => {}
         Event::Probed(site, probe) => next.contacts[site.index()].probe = Some(probe),
         Event::Adopt => next.adopt(1, &mut actions),
+        Event::Replace => {
+            next.forget(next.durable.incarnation);
+            actions.push(Action::Log(Note::Replaced));
+        }
     }
     if next.durable != state.durable {
         actions.insert(0, Action::Persist(next.durable.clone()));
@@ -180,13 +188,17 @@ impl Arbiter {
         if !lost {
             return;
         }
-        let highest = ours.incarnation.max(theirs.incarnation).max(beat.incarnation);
+        self.forget(ours.incarnation.max(theirs.incarnation).max(beat.incarnation));
+        actions.push(Action::Log(Note::LostMemory(theirs)));
+    }
+
+    /// Begins without memory, under the incarnation after `highest`.
+    fn forget(&mut self, highest: u64) {
         self.durable.incarnation = highest + 1;
         self.durable.record = None;
         for contact in &mut self.contacts {
             contact.claim = None;
         }
-        actions.push(Action::Log(Note::LostMemory(theirs)));
     }
 
     /// Makes a record when at least `enough` hosts have claimed. SOLO is the safe side: it forbids promotion.

@@ -5,7 +5,7 @@ mod data;
 
 use std::{path::Path, sync::Arc};
 
-use pgagent_core::Member;
+use pgagent_core::{Member, Site};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -39,6 +39,11 @@ impl Common {
         Ok(durable)
     }
 
+    /// The name of a data host.
+    fn name(&self, site: Site) -> &str {
+        &self.config.hosts[site.index()].name
+    }
+
     fn send(&self, to: Member, message: pgagent_core::Message) {
         if let Some((_, link)) = self.links.iter().find(|(member, _)| *member == to) {
             link.send(message);
@@ -60,7 +65,7 @@ pub async fn run(path: &Path) -> Result<(), String> {
     if let Some(address) = config.metrics {
         metrics::listen(address, reader);
     }
-    let all = [Member::Data(pgagent_core::Site::One), Member::Data(pgagent_core::Site::Two), Member::Arbiter];
+    let all = [Member::Data(Site::One), Member::Data(Site::Two), Member::Arbiter];
     let others = all.into_iter().filter(|member| *member != me);
     let links = others.map(|to| (to, Link::open(config.clone(), identity.clone(), to))).collect();
     let timing = serde_json::to_string(&config.times()).unwrap_or_default();

@@ -23,11 +23,13 @@ pgagent [--config FILE] COMMAND
   check                          read the settings and say what is wrong with them
   table                          print the nftables table with the port closed
   status                         all that the agent knows, as JSON
+  brief                          the main parts of it on a line
   explain                        one sentence: why nothing moves, and what to do
   switchover                     on the primary: let the standby take over, nothing is lost
   maintenance on|off             nobody is promoted and the primary goes on alone, until it is switched off
   promote --accept-data-loss     become primary although acknowledged commits may be lost
   rejoin                         on a standby: begin again with a fresh copy
+  arbiter replace                on the arbiter: make the record anew from what both data hosts know
   arbiter adopt                  on an arbiter without memory: believe the one data host that answers
 
 The settings are in /etc/pgagent/pgagent.toml if --config does not say otherwise.
@@ -46,12 +48,14 @@ pub async fn main(arguments: Vec<String>) -> ExitCode {
         ["check"] => read(&path).map(|_| say(&format!("{} is fine\n", path.display()))),
         ["table"] => read(&path).map(|config| say(&gate::table(&config))),
         ["status"] => status(&path).await,
+        ["brief"] => brief(&path).await,
         ["explain"] => explain(&path).await,
         ["switchover"] => order(&path, Order::Node(Command::Switchover)).await,
         ["maintenance", "on"] => order(&path, Order::Node(Command::Maintenance(true))).await,
         ["maintenance", "off"] => order(&path, Order::Node(Command::Maintenance(false))).await,
         ["promote", "--accept-data-loss"] => order(&path, Order::Node(Command::Force)).await,
         ["rejoin"] => order(&path, Order::Node(Command::Rejoin)).await,
+        ["arbiter", "replace"] => order(&path, Order::Replace).await,
         ["arbiter", "adopt"] => order(&path, Order::Adopt).await,
         ["--version"] => {
             say(&format!("pgagent {}, protocol {}\n", env!("CARGO_PKG_VERSION"), crate::wire::VERSION));
@@ -93,6 +97,21 @@ async fn status(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// What `pgprov status` shows of this host.
+async fn brief(path: &Path) -> Result<(), String> {
+    let answer = ask(path, Order::Status).await?;
+    let record = |name: &str| answer.get("record").and_then(|record| record.get(name)).cloned();
+    let mut parts = serde_json::Map::new();
+    for name in ["phase", "open", "primary", "why"] {
+        parts.extend(answer.get(name).map(|value| (name.to_owned(), value.clone())));
+    }
+    for name in ["epoch", "in_sync"] {
+        parts.extend(record(name).map(|value| (name.to_owned(), value)));
+    }
+    say(&format!("{}\n", Value::Object(parts)));
+    Ok(())
+}
+
 async fn explain(path: &Path) -> Result<(), String> {
     let answer = ask(path, Order::Status).await?;
     let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -105,7 +124,7 @@ async fn explain(path: &Path) -> Result<(), String> {
 async fn order(path: &Path, order: Order) -> Result<(), String> {
     let config = read(path)?;
     let arbiter = config.member() == Some(Member::Arbiter);
-    if arbiter != matches!(order, Order::Adopt) {
+    if arbiter != matches!(order, Order::Adopt | Order::Replace) {
         let wanted = if arbiter { "data host" } else { "arbiter" };
         return Err(format!("this command is for a {wanted}; {} is none", config.me));
     }

@@ -23,8 +23,10 @@ pub enum Order {
     Status,
     /// To a data host.
     Node(Command),
-    /// To the arbiter.
+    /// To the arbiter: believe the one data host that answers.
     Adopt,
+    /// To the arbiter: forget, and ask both data hosts.
+    Replace,
 }
 
 /// An order and where its answer goes.

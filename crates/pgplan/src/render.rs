@@ -270,29 +270,52 @@ impl Roles {
             Image::Stock(stock) => stock.mirror.as_deref().map(|mirror| sources(mirror, stock)),
             Image::Built { .. } => None,
         };
-        for role in &host.roles {
-            let Some(manifest) = self.manifests.get(role) else {
-                return Err(RenderError {
-                    what: format!("host {}", host.name),
-                    cause: format!("no role `{role}`"),
-                });
-            };
-            let binaries = &self.binaries;
+        let manifests = self.of_host(host)?;
+        for manifest in &manifests {
+            let (role, binaries) = (manifest.role.as_str(), &self.binaries);
             let scope = Scope { tera, context: &context, lab, host: &host.name, role, binaries };
-            scope.add_role(manifest, &mut rendered)?;
+            if scope.holds(manifest.when.as_deref())? {
+                scope.add_role(manifest, &mut rendered)?;
+            }
         }
-        rendered.waits_for = self.waits_for(lab, host);
+        rendered.waits_for = Self::waits_for(lab, host, &manifests);
         Ok(rendered)
     }
 
+    /// The roles of a host in order, each once and after those that it uses.
+    fn of_host<'a>(&'a self, host: &'a Host) -> Result<Vec<&'a Manifest>, RenderError> {
+        let (mut begun, mut all) = (BTreeSet::new(), Vec::new());
+        for role in &host.roles {
+            self.collect(host, role, &mut begun, &mut all)?;
+        }
+        Ok(all)
+    }
+
+    /// Roles that use each other in a circle end it where it began.
+    fn collect<'a>(
+        &'a self,
+        host: &Host,
+        name: &'a str,
+        begun: &mut BTreeSet<&'a str>,
+        all: &mut Vec<&'a Manifest>,
+    ) -> Result<(), RenderError> {
+        let manifest = self.manifests.get(name).ok_or_else(|| RenderError {
+            what: format!("host {}", host.name),
+            cause: format!("no role `{name}`"),
+        })?;
+        if begun.insert(&manifest.role) {
+            for used in &manifest.uses {
+                self.collect(host, used, begun, all)?;
+            }
+            all.push(manifest);
+        }
+        Ok(())
+    }
+
     /// The upstream of a standby, and every other host with a role that one of ours comes after.
-    fn waits_for(&self, lab: &Lab, host: &Host) -> Vec<String> {
-        let after: BTreeSet<&str> = host
-            .roles
-            .iter()
-            .filter_map(|role| self.manifests.get(role))
-            .flat_map(|manifest| manifest.after.iter().map(String::as_str))
-            .collect();
+    fn waits_for(lab: &Lab, host: &Host, manifests: &[&Manifest]) -> Vec<String> {
+        let after: BTreeSet<&str> =
+            manifests.iter().flat_map(|manifest| manifest.after.iter().map(String::as_str)).collect();
         let earlier = |other: &&Host| {
             let role = other.roles.iter().any(|role| after.contains(role.as_str()) && !host.has_role(role));
             other.name != host.name && (role || host.follows.as_ref() == Some(&other.name))
@@ -340,6 +363,11 @@ fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
         if file.before_packages && file.validate.is_some() {
             findings
                 .push(whole(format!("{}: before packages are installed nothing can validate it", file.path)));
+        }
+    }
+    for name in &manifest.uses {
+        if !sources.roles.contains_key(&format!("{name}.yaml")) {
+            findings.push(whole(format!("uses: there is no role `{name}`")));
         }
     }
     let handlers: BTreeSet<&str> = manifest.handlers.iter().map(|handler| handler.name.as_str()).collect();

@@ -19,6 +19,11 @@ pub struct Manifest {
     pub role: String,
     /// One sentence: what a host has it for.
     pub summary: String,
+    /// Tera condition; a host has nothing of this role when it does not hold.
+    pub when: Option<String>,
+    /// Roles that a host with this one has as well, applied before it.
+    #[serde(default)]
+    pub uses: Vec<String>,
     /// Roles that must be ready on every other host that has them before this one is configured.
     #[serde(default)]
     pub after: Vec<String>,

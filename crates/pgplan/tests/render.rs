@@ -211,3 +211,31 @@ fn a_mirror_of_a_stock_image_has_its_key_beside_it() {
      -----END PGP PUBLIC KEY BLOCK-----
     ");
 }
+
+/// A role and those it uses, in circles too: each once, after those that it uses, and nothing of one whose condition does
+/// not hold.
+#[test]
+fn roles_use_roles() {
+    let role = |name: &str, more: &str| {
+        let file = format!("files: [{{ path: /etc/{name}, content: '{name}' }}]");
+        (format!("{name}.yaml"), format!("role: {name}\nsummary: s\n{more}{file}\n"))
+    };
+    let sources =
+        |roles: &[(String, String)]| Sources { roles: roles.iter().cloned().collect(), ..Sources::default() };
+    let all = [
+        role("base", ""),
+        role("one", "uses: [shared, never]\n"),
+        role("two", "uses: [shared, one]\n"),
+        role("shared", "uses: [two]\n"),
+        role("never", "when: lab.name == 'other'\n"),
+    ];
+    let (topology, _) =
+        schema::load::<Topology>("lab: x\nhosts: { h: { roles: [one, two] } }", Limits::default()).finish();
+    let lab = lab::derive(&topology.unwrap(), &Pins::new());
+    let roles = Roles::parse(&sources(&all)).unwrap();
+    let rendered = roles.render(&lab, &masked(&lab)).unwrap();
+    let paths: Vec<&str> = rendered[0].files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["/etc/base", "/etc/two", "/etc/shared", "/etc/one"]);
+    let bad = Roles::parse(&sources(&[role("one", "uses: [gone]\n")])).err().unwrap();
+    assert_eq!(bad[0].1[0].message, "uses: there is no role `gone`");
+}

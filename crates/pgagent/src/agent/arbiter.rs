@@ -116,6 +116,7 @@ impl Agent {
                     &[("lost", "a data host knows a newer record"), ("known", &known)],
                 );
             }
+            Note::Replaced => log::line("warn", "memory", &[("lost", "an operator wants a new record")]),
             Note::Adopted(record) => {
                 let (epoch, primary) = (record.epoch.to_string(), name(record.primary));
                 log::line("warn", "adopted", &[("epoch", &epoch), ("primary", &primary)]);
@@ -126,6 +127,16 @@ impl Agent {
     fn serve(&mut self, (order, answer): Call) -> Result<(), String> {
         let value = match order {
             Order::Status => self.status(),
+            // Who is not heard cannot tell what it knows, and without it the cluster would stand.
+            Order::Replace => match self.silent() {
+                Some(host) => {
+                    json!({ "error": format!("{host} is not heard, and both data hosts have to tell what they know") })
+                }
+                None => {
+                    self.take(Event::Replace)?;
+                    json!({ "ok": true })
+                }
+            },
             Order::Adopt => {
                 self.take(Event::Adopt)?;
                 match self.state.record() {
@@ -139,20 +150,23 @@ impl Agent {
         Ok(())
     }
 
+    /// A data host that has said nothing for the fence time.
+    fn silent(&self) -> Option<&str> {
+        let (now, fence) = (clock::now(), self.common.config.times().fence());
+        let silent =
+            Site::ALL.into_iter().find(|site| now.past(self.state.contacts[site.index()].heard, fence));
+        silent.map(|site| self.common.name(site))
+    }
+
+    /// Something of each data host, by name.
+    fn each(&self, of: impl Fn(Site) -> Value) -> Value {
+        Site::ALL.into_iter().map(|site| (self.common.name(site).to_owned(), of(site))).collect()
+    }
+
     fn status(&self) -> Value {
         let now = clock::now();
-        let hosts: Vec<Value> = Site::ALL
-            .into_iter()
-            .map(|site| {
-                let contact = &self.state.contacts[site.index()];
-                json!({
-                    "name": self.common.config.hosts[site.index()].name,
-                    "heard_ms_ago": now.since(contact.heard).as_millis(),
-                    "lease_granted_ms_ago": contact.granted.map(|at| now.since(at).as_millis()),
-                    "probe": self.probes[site.index()].map(|(class, _)| class.name()),
-                })
-            })
-            .collect();
+        let ago = |at: pgagent_core::Time| json!(now.since(at).as_millis());
+        let contact = |site: Site| &self.state.contacts[site.index()];
         let (why, next) = match self.state.record() {
             Some(_) => ("keeps the record", None),
             None => (
@@ -166,8 +180,11 @@ impl Agent {
             "why": why,
             "next": next,
             "record": self.state.record(),
+            "primary": self.state.record().map(|record| self.common.name(record.primary)),
             "incarnation": self.state.durable.incarnation,
-            "hosts": hosts,
+            "heard_ms_ago": self.each(|site| ago(contact(site).heard)),
+            "granted_ms_ago": self.each(|site| contact(site).granted.map_or(Value::Null, ago)),
+            "probe": self.each(|site| json!(self.probes[site.index()].map(|(class, _)| class.name()))),
             "timing": self.common.config.times(),
         })
     }

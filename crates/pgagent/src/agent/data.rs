@@ -235,7 +235,7 @@ impl Agent {
                 self.take(Event::Command(command)).await?;
                 json!({ "ok": true })
             }
-            Order::Adopt => json!({ "error": "this host is not the arbiter" }),
+            Order::Adopt | Order::Replace => json!({ "error": "this host is not the arbiter" }),
         };
         let _ = answer.send(value);
         Ok(())
@@ -252,6 +252,7 @@ impl Agent {
         let explanation = explain::node(&self.config, node, now);
         let left = |until: Option<pgagent_core::Time>| until.map_or(0, |until| until.since(now).as_millis());
         let ago = |at: pgagent_core::Time| now.since(at).as_millis();
+        let (peer, arbiter) = (self.common.name(self.config.me.other()), &self.common.config.arbiter.name);
         json!({
             "me": self.common.config.me,
             "phase": node.phase.name(),
@@ -260,11 +261,12 @@ impl Agent {
             "open": self.open(now),
             "epoch": node.durable.epoch,
             "record": node.durable.record,
+            "primary": node.record().map(|record| self.common.name(record.primary)),
             "role": node.durable.role,
             "maintenance": node.durable.maintenance,
-            "lease_ms": { "peer": left(node.peer.lease), "arbiter": left(node.arbiter.lease) },
-            "heard_ms_ago": { "peer": ago(node.peer.heard), "arbiter": ago(node.arbiter.heard) },
-            "probe": self.last_probe.map(|(class, _)| class.name()),
+            "lease_ms": { peer: left(node.peer.lease), arbiter: left(node.arbiter.lease) },
+            "heard_ms_ago": { peer: ago(node.peer.heard), arbiter: ago(node.arbiter.heard) },
+            "probe": { peer: self.last_probe.map(|(class, _)| class.name()) },
             "server": node.seen.as_ref().map(|seen| format!("{seen:?}")),
             "operation": node.op,
             "refused": node.refused.map(|(refusal, _)| refusal.why()),

@@ -1,0 +1,324 @@
+//! The long list of faults, for `make verify`: each with a writer, each bounded, each with the lab as it was made.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::drill::{Drill, FENCE, PROMOTE};
+use crate::suite::Suite;
+
+/// What a fault has to end in.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    /// The primary stays, and takes writes all the time or again.
+    Stays,
+    /// The standby takes over.
+    Moves,
+    /// Nobody is open until all is mended; then the primary is what it was.
+    Closed,
+}
+
+/// A link combination: which of m-s, m-arbiter, s-arbiter are cut.
+type Cut = (&'static [(&'static str, &'static str)], Then);
+
+const MS: (&str, &str) = ("m", "s");
+const MA: (&str, &str) = ("m", "arbiter");
+const SA: (&str, &str) = ("s", "arbiter");
+
+/// All that can be cut, as docs/failover.md has it.
+const CUTS: [Cut; 7] = [
+    (&[MS], Then::Stays),
+    (&[MA], Then::Stays),
+    (&[SA], Then::Stays),
+    (&[MS, MA], Then::Moves),
+    (&[MS, SA], Then::Stays),
+    (&[MA, SA], Then::Stays),
+    (&[MS, MA, SA], Then::Closed),
+];
+
+/// All link combinations, in both directions.
+pub fn links(suite: &Suite) -> Result<()> {
+    for (links, then) in CUTS {
+        let drill = Drill::begin(suite)?;
+        drill.part(links)?;
+        let told = ends_in(drill, then);
+        told.with_context(|| format!("with {links:?} cut"))?;
+    }
+    Ok(())
+}
+
+/// Each link, and each pair that isolates a host, cut in one direction only: whatever follows, nothing is lost.
+pub fn one_way(suite: &Suite) -> Result<()> {
+    let from = |host: &'static str| ["m", "s", "arbiter"].into_iter().filter(move |other| *other != host);
+    for host in ["m", "s", "arbiter"] {
+        for outwards in [true, false] {
+            let drill = Drill::begin(suite)?;
+            let links: Vec<_> =
+                from(host).map(|other| if outwards { (host, other) } else { (other, host) }).collect();
+            drill.cut(&links)?;
+            drill.pause(PROMOTE * 2.0);
+            drill.mend()?;
+            let primary = drill.settled(120)?;
+            drill.writes_go_on(20)?;
+            let changes = usize::from(primary == "s");
+            drill.end(changes).with_context(|| format!("with {links:?} cut in that direction"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for what has to follow, mends, and waits until all is well.
+fn ends_in(drill: Drill<'_>, then: Then) -> Result<()> {
+    match then {
+        Then::Stays => {
+            drill.stays("s", &["standby", "voting"], PROMOTE + 3.0)?;
+            drill.writes_go_on(20)?;
+        }
+        Then::Moves => {
+            drill.until("s", &["solo", "resyncing", "sync"], 60)?;
+            drill.writes_go_on(20)?;
+        }
+        Then::Closed => {
+            drill.pause(FENCE + 1.0);
+            let since = drill.now();
+            drill.pause(PROMOTE);
+            let taken = drill.tries("writer")?.into_iter().find(|it| it.answer == "ok" && it.end > since);
+            ensure!(taken.is_none(), "expected nobody to take writes: {taken:?}");
+        }
+    }
+    drill.mend()?;
+    let primary = if then == Then::Moves { "s" } else { "m" };
+    drill.healthy(primary, 150)?;
+    drill.writes_go_on(20)?;
+    drill.end(usize::from(then == Then::Moves)).map(drop)
+}
+
+/// The power of each host is cut.
+pub fn power(suite: &Suite) -> Result<()> {
+    for (host, then) in [("m", Then::Moves), ("s", Then::Stays), ("arbiter", Then::Stays)] {
+        let drill = Drill::begin(suite)?;
+        drill.power_off(host)?;
+        if host == "s" {
+            drill.until("m", &["solo"], 60)?;
+        } else if then == Then::Moves {
+            drill.until("s", &["solo"], 60)?;
+        }
+        drill.writes_go_on(20)?;
+        drill.power_on(host)?;
+        drill.awake(host, 120)?;
+        let primary = if then == Then::Moves { "s" } else { "m" };
+        drill.healthy(primary, 180).with_context(|| format!("after the power cut of {host}"))?;
+        drill
+            .end(usize::from(then == Then::Moves))
+            .with_context(|| format!("after the power cut of {host}"))?;
+    }
+    Ok(())
+}
+
+/// Processes are killed and stopped on the primary: whoever is primary afterwards, all is well.
+pub fn processes(suite: &Suite) -> Result<()> {
+    let faults = [
+        ("the agent is killed", "systemctl kill -s KILL pgagent", ""),
+        ("the agent is stopped", "systemctl kill -s STOP pgagent", "systemctl kill -s CONT pgagent || true"),
+        ("the postmaster is killed", "kill -KILL $(head -1 /var/lib/postgresql/*/main/postmaster.pid)", ""),
+        (
+            "the postmaster is stopped",
+            "kill -STOP $(head -1 /var/lib/postgresql/*/main/postmaster.pid)",
+            "pkill -CONT -x postgres || true",
+        ),
+        ("PostgreSQL is stopped behind the agent's back", "systemctl stop 'postgresql@*'", ""),
+        (
+            "a backend is killed, and the server recovers",
+            "pkill -KILL -f '^postgres: .*wms' || pkill -KILL -f '^postgres: .*walwriter'",
+            "",
+        ),
+    ];
+    for (name, fault, mend) in faults {
+        let drill = Drill::begin(suite)?;
+        drill.lab.exec("m", fault)?;
+        drill.pause(PROMOTE * 2.0);
+        drill.lab.exec("m", &format!("true; {mend}"))?;
+        let primary = drill.settled(150).context(name)?;
+        drill.writes_go_on(20).context(name)?;
+        drill.end(usize::from(primary == "s")).context(name)?;
+    }
+    Ok(())
+}
+
+/// The primary's machine stands still, for one promote time and for ten, and goes on.
+pub fn pauses(suite: &Suite) -> Result<()> {
+    for times in [1.0, 10.0] {
+        let drill = Drill::begin(suite)?;
+        suite.virsh(["suspend", &drill.lab.domain("m")]).ok()?;
+        drill.pause(PROMOTE * times);
+        suite.virsh(["resume", &drill.lab.domain("m")]).ok()?;
+        let primary = drill.settled(150)?;
+        drill.writes_go_on(20)?;
+        let summary = drill.tries("m")?;
+        ensure!(!summary.is_empty(), "expected the observer of m to have seen something");
+        // A machine that was frozen may answer for what was left of its lease: docs/failover.md says so.
+        drill.end_frozen().with_context(|| format!("after {times} promote times; {primary} is primary"))?;
+    }
+    Ok(())
+}
+
+/// Clocks are set an hour ahead and back: no time of day counts.
+pub fn clocks(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    for host in ["m", "s", "arbiter"] {
+        for step in ["+1 hour", "-2 hours", "+1 hour"] {
+            drill.lab.exec(host, &format!("date -s '{step}' >/dev/null"))?;
+            drill.stays("m", &["sync"], 3.0)?;
+        }
+    }
+    drill.stays("m", &["sync"], PROMOTE)?;
+    drill.stays("s", &["standby"], 1.0)?;
+    drill.writes_go_on(5)?;
+    drill.end(0).map(drop)
+}
+
+/// The disk of the primary fills up: whoever is primary then, writes go on, and it comes back when there is room again.
+pub fn disk_full(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    drill.lab.exec(
+        "m",
+        "fallocate -l $(($(df --output=avail -B1 /var/lib/postgresql | tail -1) - 4194304)) /var/lib/postgresql/full;
+         dd if=/dev/zero of=/var/lib/postgresql/full2 bs=64k 2>/dev/null; sync; df /var/lib/postgresql | tail -1",
+    )?;
+    let sql = "create table if not exists big(t text); insert into big select repeat('x', 1000) from generate_series(1, 20000)";
+    for _ in 0..5 {
+        let _ = drill.lab.exec("client", &format!("psql -XAtqw service=lab-rw -c \"{sql}\" 2>&1 || true"))?;
+    }
+    drill.pause(PROMOTE * 2.0);
+    drill.writes_go_on(60)?;
+    drill.lab.exec("m", "rm -f /var/lib/postgresql/full /var/lib/postgresql/full2")?;
+    let primary = drill.settled(180)?;
+    drill.writes_go_on(20)?;
+    drill.end(usize::from(primary == "s")).map(drop)
+}
+
+/// The arbiter forgets everything: it asks both hosts, and failover works again.
+pub fn arbiter_wiped(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    drill
+        .lab
+        .exec("arbiter", "systemctl stop pgagent; rm -rf /var/lib/pgagent/*; systemctl start pgagent")?;
+    drill.healthy("m", 60)?;
+    drill.writes_go_on(5)?;
+    drill.ha(&["arbiter", "replace"]).limit(130).ok()?.says("has a new record")?;
+    drill.healthy("m", 60)?;
+    drill.cable("m", "down")?;
+    drill.until("s", &["solo"], 60)?;
+    drill.cable("m", "up")?;
+    drill.healthy("s", 150)?;
+    drill.end(1).map(drop)
+}
+
+/// A bad network, for ten minutes: a fifth of all frames is lost between all hosts, and nobody is promoted.
+pub fn lossy(suite: &Suite) -> Result<()> {
+    let minutes = minutes(10.0);
+    let drill = Drill::begin(suite)?;
+    // A guest's own queue delays; where its kernel cannot, loss alone has to do.
+    for host in ["m", "s", "arbiter"] {
+        let delay =
+            "dev=$(ip -o -4 route show | sed -n 's/.*10\\.77\\.10.* dev \\([^ ]*\\).*/\\1/p' | head -1)
+                     tc qdisc add dev $dev root netem delay 100ms 2>&1 || true";
+        drill.lab.exec(host, delay)?;
+    }
+    drill.lossy(&[MS, MA, SA], 20)?;
+    drill.stays("s", &["standby"], minutes * 60.0)?;
+    drill.mend()?;
+    drill.healthy("m", 60)?;
+    drill.end(0).map(drop)
+}
+
+/// A cable that comes and goes.
+pub fn flapping(suite: &Suite) -> Result<()> {
+    let minutes = minutes(2.0);
+    let drill = Drill::begin(suite)?;
+    let begun = std::time::Instant::now();
+    while begun.elapsed().as_secs_f64() < minutes * 60.0 {
+        drill.part(&[MS, MA])?;
+        drill.pause(1.0);
+        drill.mend()?;
+        drill.pause(1.0);
+    }
+    let primary = drill.settled(150)?;
+    drill.writes_go_on(20)?;
+    drill.end(usize::from(primary == "s")).map(drop)
+}
+
+/// All hosts lose their power and come back in another order; whoever is first, nothing is lost.
+pub fn all_off_and_on(suite: &Suite) -> Result<()> {
+    for order in [["m", "s", "arbiter"], ["s", "arbiter", "m"], ["arbiter", "s", "m"]] {
+        let drill = Drill::begin(suite)?;
+        for host in ["m", "s", "arbiter"] {
+            drill.power_off(host)?;
+        }
+        for host in order {
+            drill.power_on(host)?;
+            drill.pause(5.0);
+        }
+        for host in order {
+            drill.awake(host, 180)?;
+        }
+        let primary = drill.settled(240).with_context(|| format!("switched on as {order:?}"))?;
+        drill.writes_go_on(30)?;
+        drill.end(usize::from(primary == "s")).with_context(|| format!("switched on as {order:?}"))?;
+    }
+    Ok(())
+}
+
+/// Failovers in a row, to and fro.
+pub fn many_failovers(suite: &Suite) -> Result<()> {
+    let rounds = rounds(20);
+    let drill = Drill::begin(suite)?;
+    let mut primary = "m".to_owned();
+    for round in 0..rounds {
+        let other = if primary == "m" { "s" } else { "m" };
+        drill.cable(&primary, "down")?;
+        drill.until(other, &["solo"], 60).with_context(|| format!("in round {round}"))?;
+        drill.writes_go_on(20)?;
+        drill.cable(&primary, "up")?;
+        drill.healthy(other, 150).with_context(|| format!("in round {round}"))?;
+        primary = other.to_owned();
+    }
+    drill.end(rounds).map(drop)
+}
+
+/// What only an operator does.
+pub fn operator(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    drill.ha(&["maintenance", "on", "--lab"]).limit(130).ok()?.says("maintenance is on")?;
+    drill.power_off("s")?;
+    drill.writes_go_on(10)?;
+    drill.power_on("s")?;
+    drill.awake("s", 120)?;
+    drill.ha(&["maintenance", "off", "--lab"]).limit(130).ok()?.says("maintenance is off")?;
+    drill.ha(&["rejoin", "s", "--lab"]).limit(130).ok()?.says("s follows with a fresh copy")?;
+    drill.writes_go_on(10)?;
+    // Both others are gone: only an operator may go on from here, and says what that may cost.
+    drill.power_off("m")?;
+    drill.cable("arbiter", "down")?;
+    drill.stays("s", &["standby"], PROMOTE + 2.0)?;
+    drill.cable("arbiter", "up")?;
+    drill.until("s", &["solo"], 60)?;
+    drill.end(1).map(drop)
+}
+
+/// `PGPROV_ROUNDS` instead of what a case does by itself.
+fn rounds(otherwise: usize) -> usize {
+    std::env::var("PGPROV_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// `PGPROV_MINUTES` instead of what a case does by itself.
+fn minutes(otherwise: f64) -> f64 {
+    std::env::var("PGPROV_MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+impl Drill<'_> {
+    /// Time passes.
+    pub fn pause(&self, seconds: f64) {
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+    }
+}
