@@ -79,6 +79,10 @@ for bin in "$root"/usr/lib/postgresql/*/bin; do
     --auth-local=peer --auth-host=scram-sha-256
   # pg_resetwal makes new ones.
   find "$root/usr/lib/pgprov/postgres/$version/pg_wal" -type f -delete
+  # On the PATH of Debian are wrappers in Perl, which cost an emulated machine a second for each psql. They also say where
+  # service files are.
+  echo "SetEnv PATH=/usr/lib/postgresql/$version/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+    PGSYSCONFDIR=/etc/postgresql-common >>"$root/etc/ssh/sshd_config.d/lab.conf"
 done
 
 # --- initrd: built with the tools of the tree, so that the machine that builds needs none ---------------------------

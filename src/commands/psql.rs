@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, io::IsTerminal as _};
 
-use pgplan::lab::POSTGRES_ROLE;
+use pgplan::{
+    lab::POSTGRES_ROLE,
+    profile::{self, AS_POSTGRES},
+};
 
 use super::{
     context::OpenLab,
@@ -20,11 +23,14 @@ use crate::{
 pub fn run(global: &Global, args: &Psql) -> Result {
     let (open, _) = OpenLab::find(global, args.lab.lab.as_deref())?;
     let host = open.host(&args.host)?;
+    let bin = profile::bin(open.lab.postgres.version);
     let words: Vec<String> = args.args.iter().map(|arg| quote(arg)).collect();
     let command = if host.has_role(POSTGRES_ROLE) {
-        format!("cd / && exec runuser -u postgres -- psql {}", words.join(" "))
+        // Not Debian's wrapper of the same name: it is in Perl, and costs an emulated host a second.
+        format!("cd / && exec {AS_POSTGRES} {bin}/psql {}", words.join(" "))
     } else {
-        format!("PGSERVICE={}-rw exec psql {}", open.lab.name, words.join(" "))
+        let services = "PGSYSCONFDIR=/etc/postgresql-common";
+        format!("{services} PGSERVICE={}-rw exec {bin}/psql {}", open.lab.name, words.join(" "))
     };
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     Err(become_ssh(&open, &args.host, terminal, [OsString::from(command)])?)

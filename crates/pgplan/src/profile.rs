@@ -10,6 +10,15 @@ use crate::{
     topology::{FailoverEngine, Profile, Rto},
 };
 
+/// Prefix of a command that is to run as user postgres. Not runuser: under emulation its PAM session costs half a second.
+pub const AS_POSTGRES: &str =
+    "env HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --";
+
+/// Folder of the programs of that major version.
+pub fn bin(version: u32) -> String {
+    format!("/usr/lib/postgresql/{version}/bin")
+}
+
 /// One line of a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
@@ -38,8 +47,11 @@ pub struct Server {
     pub unit: String,
     /// The log file.
     pub log: String,
-    /// Prefix of a command that is to run as user postgres. Not runuser: under emulation its PAM session costs half a second.
+    /// [`AS_POSTGRES`].
     pub as_postgres: String,
+    /// psql as user postgres, for scripts. Not the one on the PATH of Debian: that is a wrapper in Perl, which costs an
+    /// emulated machine a second.
+    pub psql: String,
     /// How hosts trust each other, for a connection string: `sslmode` and what belongs to it.
     pub tls: &'static str,
     /// Profile of the computed settings.
@@ -56,14 +68,13 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
     let (restart, reload) = settings(lab, host).into_iter().partition(|setting| setting.restart);
     Server {
         version,
-        bin: format!("/usr/lib/postgresql/{version}/bin"),
+        bin: bin(version),
         data: format!("/var/lib/postgresql/{version}/main"),
         conf: format!("/etc/postgresql/{version}/main"),
         unit: format!("postgresql@{version}-main.service"),
         log: format!("{LOG_DIRECTORY}/{}", log_name(version)),
-        as_postgres:
-            "env HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --"
-                .to_owned(),
+        psql: format!("{AS_POSTGRES} {}/psql -XAtq", bin(version)),
+        as_postgres: AS_POSTGRES.to_owned(),
         tls: tls_options(lab),
         profile: lab.postgres.profile,
         reload,

@@ -121,7 +121,7 @@ pub struct Task {
     pub name: String,
     /// Tera condition; looked at only when it holds.
     pub when: Option<String>,
-    /// Shell script (template) that succeeds when there is nothing to do.
+    /// Shell script (template) that succeeds when there is nothing to do. `running UNIT` in it succeeds while a service has processes.
     pub unless: String,
     /// Shell script (template) that does it. May be killed at any point and run again.
     pub run: String,

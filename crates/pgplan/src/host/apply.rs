@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Change, HostPlan, Reason,
-    facts::{DUE, INSTALLED, LOCK, slug},
+    facts::{DUE, INSTALLED, LOCK, RUNNING, slug},
 };
 use crate::render::{Handler, RenderedHost, Task};
 
@@ -82,7 +82,7 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     });
     let mut scripts = vec![("apply.sh".to_owned(), script(rendered, plan))];
     for (index, task) in rendered.tasks.iter().enumerate() {
-        scripts.push((format!("task.{index}.unless"), task.unless.clone()));
+        scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
         scripts.push((format!("task.{index}.run"), task.run.clone()));
     }
     for (index, handler) in rendered.handlers.iter().enumerate() {

@@ -18,6 +18,16 @@ pub const LOCK: &str = "/run/pgprov.lock";
 /// to the next one. In memory, because a reboot starts everything anew anyway.
 pub const DUE: &str = "/run/pgprov/due";
 
+/// A shell function for the checks of tasks: `running UNIT` succeeds while a service has processes. It asks the kernel,
+/// which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
+pub const RUNNING: &str = r#"running() {
+  for group in /sys/fs/cgroup/system.slice/"$1" /sys/fs/cgroup/system.slice/*.slice/"$1"; do
+    [ ! -e "$group/cgroup.procs" ] || { read -r _ <"$group/cgroup.procs" && return 0; }
+  done
+  return 1
+}
+"#;
+
 /// The name of a handler as the name of a file.
 pub fn slug(handler: &str) -> String {
     handler.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
@@ -88,6 +98,7 @@ pub fn script(rendered: &RenderedHost) -> String {
         );
     }
     let _ = writeln!(out, "echo @due; for file in {DUE}/*; do [ ! -e $file ] || echo ${{file##*/}}; done");
+    out.push_str(RUNNING);
     out.push_str("echo @done\n");
     for (index, task) in rendered.tasks.iter().enumerate() {
         let _ =
