@@ -24,7 +24,7 @@ build: guest
 	$(CARGO) build --release --locked --bin pgprov
 
 # Programs for the hosts: static, so that they run in any guest. pgprov looks for them in target/guest, beside itself.
-GUEST = pgagent
+GUEST = pgagent pgload
 GUEST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 guest:
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile guest --target $(GUEST_TARGET) $(addprefix -p ,$(GUEST))

@@ -69,6 +69,9 @@ pub enum Command {
     Psql(Psql),
     /// Show the logs of a host
     Logs(Logs),
+    /// Put load on a lab with pgload, from its host with role `load`
+    #[command(subcommand)]
+    Load(Load),
     /// Render all files of all hosts into a folder, without a lab
     Render(Render),
     /// Draw the lab
@@ -226,6 +229,117 @@ pub struct Logs {
     /// Show the serial console instead; works when SSH does not
     #[arg(long)]
     pub console: bool,
+}
+
+/// Verbs for load
+#[derive(Debug, Subcommand)]
+pub enum Load {
+    /// Make the warehouse that workloads work on
+    Init(LoadInit),
+    /// Start a run and follow it; it goes on when this program ends
+    Run(LoadRun),
+    /// Show the run that goes on, and those that ended
+    Status(LoadHost),
+    /// End the run that goes on, and keep what it measured
+    Stop(LoadStop),
+    /// Compare two runs: the change of each statement, and plans that changed
+    Compare(LoadCompare),
+    /// Compare what was acknowledged with the database: nothing may be lost
+    Verify(LoadHost),
+}
+
+/// Where pgload runs
+#[derive(Args, Clone, Debug, Default)]
+pub struct LoadHost {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabOption,
+    /// Host that pgload runs on [default: the first with role `load`]
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+}
+
+/// Arguments of load init
+#[derive(Args, Debug)]
+pub struct LoadInit {
+    /// Where
+    #[command(flatten)]
+    pub on: LoadHost,
+    /// How much: 1 is about 100 MB, in steps of 1/16
+    #[arg(long, default_value = "1", value_name = "SCALE")]
+    pub scale: String,
+    /// Names the data: the same seed makes the same data
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Drop the warehouse that is there
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Arguments of load run
+#[derive(Args, Debug)]
+pub struct LoadRun {
+    /// Where
+    #[command(flatten)]
+    pub on: LoadHost,
+    /// Workload: oltp, analytics, mixed, or one of your own
+    #[arg(short, long, default_value = "mixed", value_name = "NAME")]
+    pub workload: String,
+    /// Statements a second, whether others have ended or not: `50`, steps `50,100`, a ramp `10..100` [default: 100]
+    #[arg(short, long, value_name = "RATE", conflicts_with = "clients")]
+    pub rate: Option<String>,
+    /// Instead: so many clients, each starting a statement when its last has ended
+    #[arg(short, long, value_name = "N")]
+    pub clients: Option<u32>,
+    /// Run so long before counting begins
+    #[arg(long, default_value = "5s", value_name = "TIME")]
+    pub warmup: String,
+    /// Count so long
+    #[arg(short, long, default_value = "60s", value_name = "TIME")]
+    pub duration: String,
+    /// Note every transaction that writes, for `load verify`
+    #[arg(long)]
+    pub ledger: bool,
+    /// Name of the stage of optimisation that the database is in
+    #[arg(long, value_name = "NAME")]
+    pub stage: Option<String>,
+    /// Do not follow it: `load status` and `load stop` find it
+    #[arg(long)]
+    pub detach: bool,
+    /// Folder for the results [default: load/ in the state directory of the lab]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// More options of `pgload run`
+    #[arg(last = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    pub more: Vec<String>,
+}
+
+/// Arguments of load stop
+#[derive(Args, Debug)]
+pub struct LoadStop {
+    /// Where
+    #[command(flatten)]
+    pub on: LoadHost,
+    /// Folder for the results [default: load/ in the state directory of the lab]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Arguments of load compare
+#[derive(Args, Debug)]
+pub struct LoadCompare {
+    /// Where
+    #[command(flatten)]
+    pub on: LoadHost,
+    /// Run before: its id or the end of it, or a folder; several of the same kind with commas [default: the last but one]
+    #[arg(value_name = "BEFORE", requires = "after")]
+    pub before: Option<String>,
+    /// Run after [default: the last]
+    #[arg(value_name = "AFTER")]
+    pub after: Option<String>,
+    /// Write a page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 /// Arguments of render

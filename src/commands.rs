@@ -9,6 +9,7 @@ pub mod graph;
 pub mod ha;
 pub mod image;
 pub mod init;
+pub mod load;
 pub mod logs;
 pub mod plan;
 pub mod psql;
@@ -61,6 +62,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Exec(args) => exec::run(ui, global, &args),
         Command::Psql(args) => psql::run(global, &args),
         Command::Logs(args) => logs::run(ui, global, &args),
+        Command::Load(verb) => load::run(ui, global, &verb),
         Command::Render(args) => render::run(ui, global, &args),
         Command::Graph(args) => graph::run(ui, global, &args),
         Command::SshConfig(args) => ssh_config::run(ui, global, &args),

@@ -11,7 +11,7 @@ use include_dir::{Dir, include_dir};
 use pgplan::render::{Binary, Sources};
 
 /// What `make guest` builds.
-const GUEST_PROGRAMS: [&str; 1] = ["pgagent"];
+const GUEST_PROGRAMS: [&str; 2] = ["pgagent", "pgload"];
 
 static ROLES: Dir = include_dir!("$CARGO_MANIFEST_DIR/roles");
 static TEMPLATES: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates");
@@ -30,23 +30,22 @@ pub fn sources(extra: Option<&Path>) -> anyhow::Result<Sources> {
     Ok(sources)
 }
 
-/// Programs for hosts: from PGPROV_GUEST_DIR, or from `guest` beside the program or one folder above, where the build puts
-/// them. Who does not need one does not miss it.
+/// Programs for hosts. Who does not need one does not miss it.
 fn binaries() -> BTreeMap<String, Binary> {
+    let read = |name: &str| Some(Binary(fs::read(guest_program(name)?).ok()?.into()));
+    GUEST_PROGRAMS.into_iter().filter_map(|name| Some((name.to_owned(), read(name)?))).collect()
+}
+
+/// Where a program for hosts lies: in PGPROV_GUEST_DIR, or in `guest` beside this program or one folder above, where the build
+/// puts them.
+pub fn guest_program(name: &str) -> Option<PathBuf> {
     let named = env::var_os("PGPROV_GUEST_DIR").map(PathBuf::from);
     let beside = env::current_exe().ok().into_iter().flat_map(|path| {
         let above: Vec<PathBuf> =
             path.ancestors().skip(1).take(2).map(|folder| folder.join("guest")).collect();
         above
     });
-    let folders: Vec<PathBuf> = named.into_iter().chain(beside).collect();
-    let mut found = BTreeMap::new();
-    for name in GUEST_PROGRAMS {
-        if let Some(bytes) = folders.iter().find_map(|folder| fs::read(folder.join(name)).ok()) {
-            found.insert(name.to_owned(), Binary(bytes.into()));
-        }
-    }
-    found
+    named.into_iter().chain(beside).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 fn built_in(dir: &Dir) -> BTreeMap<String, String> {

@@ -13,6 +13,7 @@ mod fresh;
 mod harness;
 mod identity;
 mod killed;
+mod load;
 mod neighbours;
 mod refused;
 mod secrets;
@@ -51,6 +52,10 @@ const CASES: &[Case] = &[
     Case::new("logs-of-a-host", verbs::logs_of_a_host),
     Case::new("ssh-config-for-plain-ssh", verbs::ssh_config_for_plain_ssh),
     Case::new("graph-of-the-lab", verbs::graph_of_the_lab),
+    Case::new("load-init", load::init),
+    Case::new("load-run-status-stop-compare", load::run_status_stop_compare),
+    Case::new("load-verify", load::verify),
+    Case::new("load-own-workload-is-retried", load::own_workload_is_retried),
     Case::new("image-in-use-is-not-removed", refused::image_in_use_is_not_removed),
     Case::new("too-little-memory-is-refused", refused::too_little_memory_is_refused),
     Case::new("too-small-pool-is-refused", refused::too_small_pool_is_refused),

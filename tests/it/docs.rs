@@ -194,7 +194,7 @@ fn name_of(definition: &str) -> &str {
 /// The lab of topologies/lab.yaml, with every address derived.
 fn shipped_lab() -> Lab {
     let known = check::Known {
-        roles: ["arbiter", "client", "postgres"]
+        roles: ["arbiter", "client", "load", "postgres"]
             .map(|name| check::RoleInfo { name: name.to_owned() })
             .to_vec(),
     };

@@ -24,6 +24,7 @@ fn help_and_version() {
       exec        Run a command on several hosts at once
       psql        Run psql on a host
       logs        Show the logs of a host
+      load        Put load on a lab with pgload, from its host with role `load`
       render      Render all files of all hosts into a folder, without a lab
       graph       Draw the lab
       ssh-config  Print an OpenSSH configuration for the hosts of a lab

@@ -41,6 +41,11 @@ impl Assets {
             .with_context(|| format!("there is no {path} among the SQL files"))
     }
 
+    /// All files with their texts, by path.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.texts.iter().map(|(path, text)| (path.as_str(), text.as_str()))
+    }
+
     /// Files directly in a folder, with their texts, by name.
     pub fn folder<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.texts.iter().filter_map(move |(path, text)| {

@@ -74,6 +74,19 @@ pub enum Command {
     Advise(Advise),
     /// Store runs in a database, for Grafana and SQL
     Publish(Publish),
+    /// Write the built-in SQL files into a folder, to read them and to copy from
+    Sql(Sql),
+}
+
+/// Arguments of sql
+#[derive(Args, Debug)]
+pub struct Sql {
+    /// Folder for schema, workloads and stages of optimisation
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Write nothing; exit code 3 when the files there are not those
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Arguments of init
@@ -155,6 +168,9 @@ pub struct Run {
     /// Folder in which a folder with the results is made
     #[arg(long, default_value = "results", value_name = "DIR")]
     pub results: PathBuf,
+    /// Renew this file once a second with what the live view shows, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub live: Option<PathBuf>,
     /// Serve metrics for Prometheus at this address
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<SocketAddr>,

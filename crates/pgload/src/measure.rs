@@ -1,9 +1,10 @@
 //! A run with everything around it: server's counters before and after, plans, environment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::Value as Json;
+use tokio::time::timeout;
 
 use crate::{
     environment::{Counters, Environment},
@@ -35,10 +36,11 @@ pub fn measure(
     let measured = run::run(target, workload, options, stop)?;
     let (counters, environment, plans) = runtime.block_on(async {
         match connect(target, workload).await {
+            // A server that hangs must not hold up the results.
             Ok(session) => (
-                Counters::read(&session.client).await.unwrap_or_default().since(&before),
-                Environment::read(&session.client).await.unwrap_or_default(),
-                plans(&session, workload, options.seed).await.unwrap_or_default(),
+                within(options.deadline, Counters::read(&session.client)).await.since(&before),
+                within(options.deadline, Environment::read(&session.client)).await,
+                plans(&session, workload, options.seed, options.deadline).await.unwrap_or_default(),
             ),
             Err(_) => Default::default(),
         }
@@ -74,7 +76,12 @@ async fn connect(target: &Target, workload: &Workload) -> anyhow::Result<Session
     connector.connect().await.with_context(|| format!("cannot connect to {target}"))
 }
 
-/// Explains every statement that reads, with the first parameters of this seed.
+/// What is asked for, or nothing when there is no answer in time.
+async fn within<T: Default, E>(limit: Duration, work: impl Future<Output = Result<T, E>>) -> T {
+    timeout(limit, work).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// Explains every statement that reads, with the first parameters of this seed, each in `limit`.
 ///
 /// # Errors
 /// A domain cannot be looked up. Statements that cannot be explained are left out.
@@ -82,16 +89,28 @@ pub async fn plans(
     session: &Session,
     workload: &Workload,
     seed: u64,
+    limit: Duration,
 ) -> anyhow::Result<BTreeMap<String, Json>> {
-    let bound = workload.bind(&session.client).await?;
+    let late = || format!("no answer in {:.0} s", limit.as_secs_f64());
+    // The server gives up a statement that takes too long, so that the next can be explained.
+    let prepare = async {
+        session.client.batch_execute(&format!("SET statement_timeout = {}", limit.as_millis())).await?;
+        workload.bind(&session.client).await
+    };
+    let bound = timeout(limit, prepare).await.with_context(late)??;
     let mut plans = BTreeMap::new();
     for (index, statement) in workload.statements.iter().enumerate() {
         if statement.kind == Kind::Write || statement.steps.len() > 1 {
             continue;
         }
         let values = bound.values(index, &mut Rng::new(seed, 103, 0));
-        if let Ok(plan) = plan::explain(&session.client, &statement.steps[0], &values, true).await {
-            plans.insert(statement.name.clone(), plan);
+        let plan = plan::explain(&session.client, &statement.steps[0], &values, true);
+        match timeout(limit + Duration::from_secs(2), plan).await {
+            Ok(Ok(plan)) => {
+                plans.insert(statement.name.clone(), plan);
+            }
+            Ok(Err(_)) => {}
+            Err(_) => break,
         }
     }
     Ok(plans)

@@ -359,11 +359,13 @@ impl Lab<'_> {
             deadline: Duration::from_secs(30),
             pipeline: true,
             ledger: None,
+            id: String::new(),
             run: 0,
             started: String::new(),
             metrics: None,
             stage: String::new(),
             live: Live::No,
+            live_file: None,
         };
         let before = wal()?;
         let measured = run::run(self.target, self.writes, &options, self.stop)?;

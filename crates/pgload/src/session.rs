@@ -342,7 +342,8 @@ fn tls_config(target: &Target) -> Result<ClientConfig, String> {
         SslMode::VerifyFull => builder.with_root_certificates(roots).with_no_client_auth(),
         mode => {
             let inner = match mode {
-                SslMode::VerifyCa => Some(
+                // As libpq does: an authority that is given counts for `require`, too.
+                SslMode::VerifyCa | SslMode::Require if !roots.is_empty() => Some(
                     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                         .build()
                         .map_err(|error| format!("cannot set up TLS: {error}"))?,

@@ -36,7 +36,9 @@ fn roles() -> Roles {
     read(&repository().join("roles"), "", &mut sources.roles);
     read(&repository().join("templates"), "", &mut sources.templates);
     // What the build makes; here only that it is installed matters.
-    sources.binaries.insert("pgagent".to_owned(), Binary(b"program".as_slice().into()));
+    for name in ["pgagent", "pgload"] {
+        sources.binaries.insert(name.to_owned(), Binary(b"program".as_slice().into()));
+    }
     Roles::parse(&sources).unwrap_or_else(|bad| panic!("{bad:#?}"))
 }
 

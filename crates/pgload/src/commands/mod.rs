@@ -6,6 +6,7 @@ mod init;
 mod optimise;
 mod publish;
 mod run;
+mod sql;
 mod verify;
 mod workloads;
 
@@ -60,5 +61,6 @@ pub fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Optimise(arguments) => optimise::run(&context, &arguments),
         Command::Advise(arguments) => advise::run(&context, &arguments),
         Command::Publish(arguments) => publish::run(&context, &arguments),
+        Command::Sql(arguments) => sql::run(&context, &arguments),
     }
 }

@@ -54,11 +54,13 @@ fn options(context: &Context, arguments: &cli::Run, name: &Name) -> Options {
         deadline: arguments.deadline,
         pipeline: !arguments.no_pipeline,
         ledger: arguments.ledger.clone(),
+        id: name.id.clone(),
         run: name.number,
         started: name.started.clone(),
         metrics: arguments.metrics,
         stage: arguments.stage.clone(),
         live,
+        live_file: arguments.live.clone(),
     }
 }
 

@@ -1,23 +1,52 @@
-//! What is shown while a run goes on. A thread of its own writes it: a terminal that does not take it must not stop the run.
+//! What is shown while a run goes on. A thread of its own writes it: a terminal or a disk that does not take it must not
+//! stop the run.
 #![expect(clippy::print_stderr, reason = "progress goes to standard error")]
 
-use std::{cell::RefCell, rc::Rc, sync::mpsc, time::Duration};
+use std::{cell::RefCell, fs, path::PathBuf, rc::Rc, sync::mpsc, time::Duration};
+
+use serde_json::{Value as Json, json};
 
 use super::{
-    Live, Stop,
+    Live, Options, Stop,
     record::{Counts, Recorder, SecondRow},
 };
 use crate::ui;
 
+/// What the writing thread is given.
+enum Output {
+    Terminal(String),
+    File(PathBuf, String),
+}
+
+impl Output {
+    /// What goes wrong here is not worth a run.
+    fn write(self) {
+        match self {
+            Self::Terminal(text) => eprint!("{text}"),
+            Self::File(path, text) => {
+                // Whoever reads it sees the old or the new, never a part.
+                let new = path.with_extension("new");
+                let _ = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+            }
+        }
+    }
+}
+
 /// Shows the last second once a second, until it is aborted or the run ends.
-pub(super) async fn show(how: Live, recorder: Rc<RefCell<Recorder>>, stop: Stop) {
-    if how == Live::No {
+pub(super) async fn show(options: &Options, recorder: Rc<RefCell<Recorder>>, stop: Stop) {
+    let how = options.live;
+    if how == Live::No && options.live_file.is_none() {
         return;
     }
-    let (texts, queue) = mpsc::channel::<String>();
+    let (outputs, queue) = mpsc::channel::<Output>();
     let writer = std::thread::Builder::new().name("live".to_owned());
-    if writer.spawn(move || queue.into_iter().for_each(|text| eprint!("{text}"))).is_err() {
+    if writer.spawn(move || queue.into_iter().for_each(Output::write)).is_err() {
         return;
+    }
+    // Before the first second is over, there is already something to see.
+    if let Some(path) = &options.live_file {
+        let text = document(options, &recorder.borrow(), &[]).to_string();
+        let _ = outputs.send(Output::File(path.clone(), text));
     }
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.tick().await;
@@ -28,14 +57,56 @@ pub(super) async fn show(how: Live, recorder: Rc<RefCell<Recorder>>, stop: Stop)
         tick.tick().await;
         let recorder = recorder.borrow();
         let rows: Vec<&SecondRow> = recorder.last_second().collect();
-        let mut text = summary(&recorder, &rows) + "\n";
-        if how == Live::Screen {
-            text = screen(&(text + &table(&recorder, &rows)), &mut above);
-        }
-        if texts.send(text).is_err() {
-            return;
+        let line = || summary(&recorder, &rows) + "\n";
+        let terminal = match how {
+            Live::No => None,
+            Live::Lines => Some(line()),
+            Live::Screen => Some(screen(&(line() + &table(&recorder, &rows)), &mut above)),
+        };
+        let file = options.live_file.clone();
+        let file = file.map(|path| (path, document(options, &recorder, &rows).to_string()));
+        let terminal = terminal.map(Output::Terminal);
+        let file = file.map(|(path, text)| Output::File(path, text));
+        for output in terminal.into_iter().chain(file) {
+            if outputs.send(output).is_err() {
+                return;
+            }
         }
     }
+}
+
+/// The live view for programs. Times in microseconds; `total` counts warm-up too.
+fn document(options: &Options, recorder: &Recorder, rows: &[&SecondRow]) -> Json {
+    let of = |name: &str| rows.iter().find(|row| row.statement == name);
+    let statements = recorder.statements.iter().map(|statement| {
+        let now = of(&statement.name);
+        json!({
+            "name": statement.name,
+            "last_second": now.map(|row| row.counts).unwrap_or_default(),
+            "latency": now.map(|row| row.latency),
+            "total": statement.total,
+        })
+    });
+    let total = |what: fn(&Counts) -> u64| recorder.statements.iter().map(|s| what(&s.total)).sum::<u64>();
+    let hosts = recorder.hosts.iter().zip(&recorder.connected);
+    let info = |index: usize| &recorder.info[index].1;
+    json!({
+        "id": options.id,
+        "workload": info(1),
+        "stage": info(2),
+        "started": options.started,
+        "seconds": recorder.seconds_ended(),
+        "of_seconds": (options.warmup + options.duration).as_secs(),
+        "warmup_seconds": options.warmup.as_secs(),
+        "rate": rows.iter().map(|row| row.counts.good()).sum::<u64>(),
+        "ok": total(Counts::good),
+        "failed": total(|counts| counts.aborted),
+        "in_doubt": total(|counts| counts.indeterminate),
+        "retries": total(|counts| counts.retries),
+        "without_success_seconds": recorder.without_success(),
+        "connected": hosts.map(|(host, count)| (host.clone(), json!(count))).collect::<serde_json::Map<_, _>>(),
+        "statements": statements.collect::<Vec<_>>(),
+    })
 }
 
 /// Puts a text in the place of the last one: as many lines up as that had, each cut to the terminal's width.

@@ -73,7 +73,9 @@ pub struct Options {
     pub pipeline: bool,
     /// Folder for the ledger.
     pub ledger: Option<PathBuf>,
-    /// Numbers the run.
+    /// Names the run.
+    pub id: String,
+    /// Numbers it.
     pub run: i64,
     /// When it began, RFC 3339.
     pub started: String,
@@ -83,6 +85,8 @@ pub struct Options {
     pub stage: String,
     /// Whether to show what happens while it happens.
     pub live: Live,
+    /// File that has the live view for programs, renewed once a second.
+    pub live_file: Option<PathBuf>,
 }
 
 /// What is shown while a run goes on.
@@ -187,7 +191,8 @@ async fn run_here(
         let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
         helpers.push(tokio::task::spawn_local(metrics::serve(listener, recorder.clone())));
     }
-    helpers.push(tokio::task::spawn_local(live::show(options.live, recorder.clone(), stop.clone())));
+    let view = (options.clone(), recorder.clone(), stop.clone());
+    helpers.push(tokio::task::spawn_local(async move { live::show(&view.0, view.1, view.2).await }));
     let workers = worker::start(&shared, session);
     let end = begin + options.warmup + options.duration;
     if let Load::Open { segments, arrivals, .. } = &options.load {

@@ -47,6 +47,11 @@ impl Watch {
         self.now.last_error = error;
     }
 
+    /// When the last success was; 0 before the first.
+    pub fn last_ok(&self) -> f64 {
+        self.now.from
+    }
+
     fn end(&mut self, at: f64, recovered: bool) {
         let longest = self.worst.as_ref().map_or(-1.0, Outage::length);
         if at - self.now.from > longest {

@@ -436,6 +436,11 @@ impl Recorder {
         self.seconds.iter().rev().take_while(move |row| row.second + 1 == last)
     }
 
+    /// Seconds since the last successful write; since the last success of anything when nothing writes.
+    pub(super) fn without_success(&self) -> f64 {
+        (self.since(Instant::now()) - self.watch.last_ok()).max(0.0)
+    }
+
     /// How late the scheduler is, at worst, in this second; microseconds.
     pub(super) fn lag_now(&self) -> u64 {
         self.lag_second

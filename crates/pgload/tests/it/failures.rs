@@ -54,8 +54,14 @@ fn deleted_rows_are_found() {
 /// With synchronous_commit off, a crash takes back what was acknowledged: the ledger must say so.
 #[test]
 fn acknowledged_commits_that_a_crash_rolls_back_are_found_and_the_run_goes_on() {
-    let server =
-        Server::start(&["synchronous_commit = off", "wal_writer_delay = 10s", "bgwriter_delay = 10s"]);
+    // Nothing may write the WAL out just before the crash; autovacuum does with each of its commits.
+    let server = Server::start(&[
+        "synchronous_commit = off",
+        "wal_writer_delay = 10s",
+        "wal_writer_flush_after = 1GB",
+        "bgwriter_delay = 10s",
+        "autovacuum = off",
+    ]);
     let (dsn, dir) = (server.database(), ledger());
     let workload = workload(INSERT);
     let mut options = options(open(200.0, 4), Duration::from_secs(6));

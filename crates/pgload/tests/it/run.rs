@@ -30,11 +30,13 @@ pub fn options(load: Load, duration: Duration) -> Options {
         deadline: Duration::from_secs(10),
         pipeline: true,
         ledger: None,
+        id: name.id,
         run: name.number,
         started: name.started,
         metrics: None,
         stage: "test".to_owned(),
         live: Live::No,
+        live_file: None,
     }
 }
 
@@ -229,6 +231,37 @@ fn results_are_kept_when_a_run_is_stopped_and_read_again() {
     let seconds = fs::read_to_string(folder.join("seconds.csv")).unwrap();
     assert!(seconds.lines().count() >= 2 && seconds.lines().nth(1).unwrap().contains(",one,"), "{seconds}");
     assert!(again.run.environment.server.contains("PostgreSQL"));
+}
+
+/// As `pgprov load status` reads it, from outside.
+#[test]
+fn the_live_file_has_what_happens_now() {
+    let (server, dir) = (shared(), ledger());
+    let dsn = server.database();
+    let workload = workload("statements: { one: { kind: read, sql: SELECT 1 } }");
+    let mut options = options(open(200.0, 2), Duration::from_secs(60));
+    let file = dir.path().join("live.json");
+    options.live_file = Some(file.clone());
+    let (id, stop) = (options.id.clone(), Stop::default());
+    let run = {
+        let stop = stop.clone();
+        std::thread::spawn(move || measure(&target(&dsn), &workload, &options, &Name::new(), &stop).unwrap())
+    };
+    let read = || serde_json::from_slice::<serde_json::Value>(&fs::read(&file).ok()?).ok();
+    wait_for("a second with statements", || read().is_some_and(|live| live["rate"].as_u64() > Some(50)));
+    let live = read().unwrap();
+    stop.stop();
+    run.join().unwrap();
+    assert_eq!((live["id"].as_str(), live["of_seconds"].as_u64()), (Some(id.as_str()), Some(60)), "{live:#}");
+    assert_eq!(live["workload"], "mine");
+    assert!(live["without_success_seconds"].as_f64() < Some(5.0), "{live:#}");
+    let one = &live["statements"][0];
+    assert_eq!(one["name"], "one");
+    assert!(
+        one["total"]["ok"].as_u64() >= live["rate"].as_u64() && one["latency"]["p99"].is_u64(),
+        "{live:#}"
+    );
+    assert!(live["connected"].as_object().unwrap().values().any(|count| count == 2), "{live:#}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
@@ -57,6 +58,11 @@ pub fn shared() -> Arc<Server> {
 impl Server {
     /// A new server with these settings besides ours.
     pub fn start(settings: &[&str]) -> Self {
+        Self::start_with(settings, &[])
+    }
+
+    /// The same with files of its own in the data directory.
+    pub fn start_with(settings: &[&str], files: &[(&str, &str)]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let template = share(&TEMPLATE, template);
         let from = template.path().join("data").display().to_string();
@@ -73,6 +79,15 @@ impl Server {
             conf.push('\n');
         }
         fs::write(server.path("data/postgresql.auto.conf"), conf).unwrap();
+        for (name, content) in files {
+            let path = server.path(&format!("data/{name}"));
+            fs::write(&path, content).unwrap();
+            // A key that others could read is refused.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if is_root() {
+                assert!(Command::new("chown").args(["postgres", &path]).status().unwrap().success());
+            }
+        }
         server.up();
         server
     }
@@ -162,7 +177,6 @@ fn folder() -> TempDir {
     if is_root() {
         assert!(Command::new("chown").arg("postgres").arg(dir.path()).status().unwrap().success());
     }
-    use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     dir
 }

@@ -147,6 +147,49 @@ fn an_index_that_helps_is_proposed_with_what_it_gains_and_none_is_left_behind() 
     assert_eq!(psql(&dsn, "SELECT count(*) FROM pg_indexes WHERE tablename = 't'"), "0");
 }
 
+/// With HypoPG nothing is built; without it (package postgresql-15-hypopg) there is nothing to test.
+#[test]
+fn with_hypopg_nothing_is_built_and_the_planner_is_asked_all_the_same() {
+    let server = shared();
+    let dsn = server.database();
+    if psql(&dsn, "SELECT count(*) FROM pg_available_extensions WHERE name = 'hypopg'") == "0" {
+        eprintln!("HypoPG is not installed: not tested");
+        return;
+    }
+    psql(
+        &dsn,
+        "CREATE EXTENSION hypopg; \
+         CREATE TABLE t AS SELECT g AS id, g % 5000 AS owner, 0 AS same FROM generate_series(1, 50000) g; ANALYZE t",
+    );
+    let workload = workload(
+        "statements:\n  mine: { kind: read, parameters: { who: { uniform: [1, 4000] } }, sql: SELECT * FROM t WHERE owner = :who }\n  \
+all: { kind: read, sql: SELECT sum(id) FROM t WHERE same = 0 }",
+    );
+    let before = psql(&dsn, "SELECT pg_relation_filenode('t'), pg_total_relation_size('t')");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (how, advice) = runtime.block_on(async {
+        let session = connect(&dsn).await;
+        advise::advise(&session.client, &workload, 1, false).await.unwrap()
+    });
+    assert_eq!(how, How::Hypothetical);
+    assert_eq!(advice.len(), 1, "{advice:?}");
+    assert_eq!((advice[0].sql.as_str(), advice[0].statement.as_str()), ("CREATE INDEX ON t (owner)", "mine"));
+    assert!(advice[0].after.unwrap() < advice[0].before / 5.0, "{advice:?}");
+    assert_eq!(psql(&dsn, "SELECT pg_relation_filenode('t'), pg_total_relation_size('t')"), before);
+    // What it promised holds when the index is there.
+    psql(&dsn, "CREATE INDEX ON t (owner); ANALYZE t");
+    let real = runtime.block_on(async {
+        let session = connect(&dsn).await;
+        let bound = workload.bind(&session.client).await.unwrap();
+        let values = bound.values(0, &mut pgload::rng::Rng::new(1, 106, 1));
+        let step = &workload.statements[0].steps[0];
+        let plan = pgload::plan::explain(&session.client, step, &values, false).await.unwrap();
+        pgload::plan::Node::top(&plan).unwrap().number("Total Cost")
+    });
+    let promised = advice[0].after.unwrap();
+    assert!((0.5..2.0).contains(&(real / promised)), "promised {promised}, is {real}");
+}
+
 #[test]
 fn a_faster_statement_is_called_faster_with_its_plan_and_runs_are_stored() {
     let server = shared();
