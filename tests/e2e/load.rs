@@ -126,10 +126,11 @@ fn encrypted_and_without_secrets(lab: &Lab) -> Result<()> {
                     where application_name = 'pgload'";
     let tls = lab.psql("m", sessions)?;
     ensure!(tls == "t|t", "expected encrypted sessions, got {tls}");
-    let leak = "password=$(sed -n 's/^.*:wms://p' /etc/pgload/pgpass); test ${#password} -gt 15 || exit 1; \
-                grep -rqs \"$password\" /var/lib/pgload /etc/pgload/environment && echo in files; \
-                cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | grep -aq \"$password\" && echo in a process; \
-                stat -c %a /etc/pgload/pgpass";
+    // Out of a file, so that the search itself has it in no command line.
+    let leak = "umask 077; sed -n 's/^.*:wms://p' /etc/pgload/pgpass >/run/wanted; test $(wc -c </run/wanted) -gt 15 || exit 1; \
+                grep -rqsFf /run/wanted /var/lib/pgload /etc/pgload/environment && echo in files; \
+                cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | grep -aqFf /run/wanted && echo in a process; \
+                rm /run/wanted; stat -c %a /etc/pgload/pgpass";
     let seen = lab.exec("client", leak)?;
     ensure!(seen == "600", "expected the password in /etc/pgload/pgpass alone, got {seen:?}");
     let wrong = lab.exec("client", ". /etc/pgload/environment; pgload workloads >/dev/null && \

@@ -13,9 +13,8 @@ use std::{
     io::{BufWriter, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -72,18 +71,38 @@ enum Line {
 pub struct Ledger {
     /// Numbers the run, in the database too.
     pub run: i64,
-    lines: mpsc::Sender<(u64, Line)>,
+    begun: Instant,
     shared: Arc<Shared>,
     thread: std::thread::JoinHandle<std::io::Result<()>>,
 }
 
 #[derive(Default)]
 struct Shared {
-    /// Lines handed over, lines on disk.
-    given: AtomicU64,
+    queue: Mutex<Queue>,
+    /// For the thread that writes: there is something to do. Waking it for each line would cost as much as a statement.
+    work: Condvar,
+    /// Lines on disk.
     durable: AtomicU64,
     failed: AtomicBool,
     news: Notify,
+}
+
+/// Lines that are not written yet, with the microseconds since the beginning.
+#[derive(Default)]
+struct Queue {
+    lines: Vec<(u64, Line)>,
+    /// All that were ever handed over.
+    given: u64,
+    /// Whether somebody waits for one of them.
+    awaited: bool,
+    /// No more will come.
+    closed: bool,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// File of a run in a ledger's folder.
@@ -108,18 +127,17 @@ impl Ledger {
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .with_context(|| format!("cannot sync {}", dir.display()))?;
-        let (lines, queue) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         let thread = {
             let shared = shared.clone();
             std::thread::Builder::new().name("ledger".to_owned()).spawn(move || {
-                let result = write_lines(file, &queue, &shared);
+                let result = write_lines(file, &shared);
                 shared.failed.store(result.is_err(), Ordering::Release);
                 shared.news.notify_waiters();
                 result
             })?
         };
-        Ok(Self { run, lines, shared, thread })
+        Ok(Self { run, begun: Instant::now(), shared, thread })
     }
 
     /// Reserves a client's numbers up to this one; the answer is for [`Self::wait`].
@@ -138,9 +156,19 @@ impl Ledger {
     }
 
     fn give(&self, line: Line) -> u64 {
-        let ticket = self.shared.given.fetch_add(1, Ordering::Relaxed) + 1;
+        let micros = self.begun.elapsed().as_micros() as u64;
+        let mut queue = self.shared.queue();
+        let urgent = matches!(line, Line::Reserved { .. });
+        let wake = urgent || queue.lines.is_empty();
+        queue.lines.push((micros, line));
+        queue.given += 1;
+        queue.awaited |= urgent;
+        let ticket = queue.given;
+        drop(queue);
         // When the writer is gone, `wait` says so.
-        let _ = self.lines.send((ticket, line));
+        if wake {
+            self.shared.work.notify_one();
+        }
         ticket
     }
 
@@ -169,7 +197,8 @@ impl Ledger {
     /// # Errors
     /// The disk refused.
     pub fn finish(self) -> anyhow::Result<()> {
-        drop(self.lines);
+        self.shared.queue().closed = true;
+        self.shared.work.notify_one();
         let result = self.thread.join().map_err(|_| anyhow::anyhow!("the ledger's thread panicked"))?;
         result.context("cannot write the ledger")
     }
@@ -210,50 +239,38 @@ impl Numbers {
 /// How long lines that nobody waits for may stay in memory.
 const LINGER: Duration = Duration::from_millis(50);
 
-fn write_lines(file: File, queue: &mpsc::Receiver<(u64, Line)>, shared: &Shared) -> std::io::Result<()> {
-    let begun = Instant::now();
+fn write_lines(file: File, shared: &Shared) -> std::io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, file);
-    let (mut last, mut synced, mut awaited) = (0, 0, false);
-    let mut due = Instant::now();
     loop {
-        let wait = if last > synced {
-            due.saturating_duration_since(Instant::now())
-        } else {
-            Duration::from_secs(3600)
-        };
-        let received = queue.recv_timeout(if awaited { Duration::ZERO } else { wait });
-        match &received {
-            Ok((ticket, line)) => {
-                if last == synced {
-                    due = Instant::now() + LINGER;
-                }
-                awaited |= matches!(line, Line::Reserved { .. });
-                write_line(&mut out, begun.elapsed().as_micros(), line)?;
-                // Tickets are taken before lines are sent, so they may come in another order.
-                last = last.max(*ticket);
-                if !awaited && Instant::now() < due {
-                    continue;
-                }
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => writeln!(out, "E")?,
+        let mut queue = shared.queue();
+        while queue.lines.is_empty() && !queue.closed {
+            queue = shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        // With somebody waiting, what else is in the queue goes along.
-        if awaited && received.is_ok() {
-            continue;
+        // The first line is there: others may join it, unless somebody waits.
+        let waiting = |queue: &mut Queue| !queue.awaited && !queue.closed;
+        let (mut queue, _) =
+            shared.work.wait_timeout_while(queue, LINGER, waiting).unwrap_or_else(PoisonError::into_inner);
+        let lines = std::mem::take(&mut queue.lines);
+        let (given, closed) = (queue.given, queue.closed);
+        queue.awaited = false;
+        drop(queue);
+        for (micros, line) in &lines {
+            write_line(&mut out, *micros, line)?;
+        }
+        if closed {
+            writeln!(out, "E")?;
         }
         out.flush()?;
         out.get_ref().sync_data()?;
-        (synced, awaited) = (last, false);
-        shared.durable.fetch_max(last, Ordering::Release);
+        shared.durable.fetch_max(given, Ordering::Release);
         shared.news.notify_waiters();
-        if matches!(received, Err(mpsc::RecvTimeoutError::Disconnected)) {
+        if closed {
             return Ok(());
         }
     }
 }
 
-fn write_line(out: &mut impl std::io::Write, micros: u128, line: &Line) -> std::io::Result<()> {
+fn write_line(out: &mut impl std::io::Write, micros: u64, line: &Line) -> std::io::Result<()> {
     match line {
         Line::Reserved { client, to } => writeln!(out, "R\t{client}\t{to}"),
         Line::Intent { client, seq, statement } => writeln!(out, "I\t{client}\t{seq}\t{micros}\t{statement}"),
