@@ -33,7 +33,7 @@ pub fn network_of_the_primary_is_cut(suite: &Suite) -> Result<()> {
     drill.until("s", &["solo"], 60)?;
     let open = drill.lab.exec("m", "nft list set inet pgagent clients; nft list set inet pgagent peers")?;
     ensure!(!open.contains("elements"), "expected the port of m to be closed:\n{open}");
-    drill.lab.exec("client", "psql -XAtqw service=lab-rw -c 'create table x(i int)'")?;
+    drill.lab.exec("client", "psql -XAtqw 'service=lab-rw connect_timeout=10' -c 'create table x(i int)'")?;
     drill.writes_go_on(10)?;
     loaded(&drill)?;
 
@@ -52,7 +52,7 @@ pub fn network_of_the_primary_is_cut(suite: &Suite) -> Result<()> {
 /// pgbench gets on.
 fn loaded(drill: &Drill<'_>) -> Result<()> {
     let count = || -> Result<u64> {
-        let sql = "psql -XAtqw service=lab-rw -c 'select count(*) from pgbench_history'";
+        let sql = "psql -XAtqw 'service=lab-rw connect_timeout=10' -c 'select count(*) from pgbench_history'";
         Ok(drill.lab.exec("client", sql)?.parse()?)
     };
     let before = count()?;

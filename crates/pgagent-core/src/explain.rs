@@ -73,6 +73,9 @@ pub fn node(config: &Config, node: &Node, now: Time) -> Explanation {
         Phase::Rejoining if node.failed.0 > 0 => {
             say("copying the new primary's data has failed and is tried again", Some("pgagent status"))
         }
+        Phase::Rejoining if node.record().is_some_and(|record| record.in_sync) => {
+            say("is to be copied anew, and waits until the primary goes on alone", None)
+        }
         Phase::Rejoining => say("copies the new primary's data", None),
     }
 }

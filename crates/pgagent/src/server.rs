@@ -71,6 +71,7 @@ impl Postgresql {
             Op::Follow => self.follow().await,
             Op::Promote => self.promote().await,
             Op::Rejoin => rejoin::rejoin(self).await,
+            Op::Copy => rejoin::anew(self).await,
         }
     }
 
@@ -230,6 +231,10 @@ impl Postgresql {
         if !self.pid_file().exists() {
             return files::follow(self);
         }
+        // That of the other host is of the time when this one was primary, and would hold back the log for ever.
+        let theirs = self.slot(self.peer());
+        let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active";
+        self.run(&format!("{drop} and slot_name = '{theirs}'")).await?;
         let slot = self.slot(self.own());
         let conninfo = self.conninfo().replace('\'', "''");
         self.run(&format!("alter system set primary_slot_name = '{slot}'")).await?;

@@ -26,7 +26,9 @@ impl Node {
     }
 
     fn observed(&mut self, config: &Config, now: Time, server: Server) {
-        self.op = None;
+        if self.op.take() == Some(Op::Copy) {
+            self.durable.fresh = false;
+        }
         match &server {
             Server::Up(up) if up.recovery => {
                 self.failed = (0, now);
@@ -87,8 +89,10 @@ impl Node {
             Command::Maintenance(on) => self.durable.maintenance = on,
             Command::Force => self.force = true,
             Command::Rejoin => {
-                if matches!(self.phase, Phase::Standby | Phase::Starting) {
+                // Data that is not plainly a copy is not given up.
+                if self.phase == Phase::Standby {
                     self.durable.role = Role::Rejoining;
+                    self.durable.fresh = true;
                     self.phase = Phase::Starting;
                     self.since = now;
                 }

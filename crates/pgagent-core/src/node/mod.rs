@@ -60,6 +60,9 @@ pub struct Durable {
     pub handover: Option<Stamp>,
     /// The arbiter was asked to take back this unconfirmed epoch: the next one, if it is this host's, is of its data.
     pub revoke: Option<u32>,
+    /// The operator wants the data of this standby copied anew, however it follows.
+    #[serde(default)]
+    pub fresh: bool,
     /// The operator works on the cluster: nobody is promoted, the primary goes on alone.
     pub maintenance: bool,
 }

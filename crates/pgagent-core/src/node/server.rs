@@ -89,4 +89,6 @@ pub enum Op {
     Promote,
     /// Make the data that of a standby of the other host, by pg_rewind or a base backup, and start it.
     Rejoin,
+    /// The same by a base backup in any case.
+    Copy,
 }

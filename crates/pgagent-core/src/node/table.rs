@@ -450,6 +450,7 @@ impl Node {
             }
             Phase::Standby => {
                 self.durable.role = Role::Standby;
+                self.durable.fresh = false;
                 self.streamed = now;
             }
             Phase::Rejoining => {

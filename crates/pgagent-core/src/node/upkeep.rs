@@ -97,13 +97,15 @@ impl Node {
             (Phase::Halted, _) | (_, Server::Busy) => None,
             // The primary has seen it stream, so the copy is complete.
             (Phase::Rejoining, Server::Down { standby: true, .. })
-                if mine || record.is_some_and(|record| record.in_sync) =>
+                if mine || !self.durable.fresh && record.is_some_and(|record| record.in_sync) =>
             {
                 Some(Op::Start)
             }
+            // A standby that is gone is not in sync any more, and only then is its data nobody's.
+            (Phase::Rejoining, Server::Up(_)) if self.durable.fresh && !mine => Some(Op::Stop),
             (Phase::Rejoining, _) => record
                 .is_some_and(|record| !mine && record.confirmed && !record.in_sync)
-                .then_some(Op::Rejoin),
+                .then_some(if self.durable.fresh { Op::Copy } else { Op::Rejoin }),
             (_, Server::Absent) => None,
             (Phase::Starting, Server::Down { .. }) => {
                 (record.is_none() || mine || self.durable.role == Role::Standby).then_some(Op::Start)

@@ -105,7 +105,8 @@ impl View<'_> {
 
     /// It streams, or has streamed: who hands over has seen that.
     pub(super) fn rejoined(&self) -> bool {
-        self.node.up().is_some_and(|up| up.recovery && (up.receiver == Receiver::Streaming || self.mine()))
+        let follows = |up: &super::Up| up.receiver == Receiver::Streaming && !self.node.durable.fresh;
+        self.node.up().is_some_and(|up| up.recovery && (follows(up) || self.mine()))
     }
 
     pub(super) fn sync_set(&self) -> bool {

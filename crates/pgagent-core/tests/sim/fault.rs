@@ -1,7 +1,7 @@
 //! What breaks.
 
 use pgagent_core::{
-    Member, Site,
+    Member, Site, arbiter,
     node::{Command, Event, Gate},
 };
 
@@ -22,6 +22,12 @@ pub enum Fault {
     KillServer(usize),
     LoseArbiterDisk,
     Switchover,
+    /// Work on the cluster begins or ends.
+    Maintenance(bool),
+    /// Each standby is to be copied anew.
+    Rejoin,
+    /// The arbiter is to make its record anew.
+    Replace,
     Repair,
 }
 
@@ -33,7 +39,7 @@ pub fn plan(lab: &mut Lab) {
         let until = when + lab.rng.between(100, 15_000);
         let who = lab.rng.between(0, 3) as usize;
         let data = lab.rng.between(0, 2) as usize;
-        match lab.rng.between(0, 12) {
+        match lab.rng.between(0, 15) {
             0 | 1 => {
                 let other = (who + 1 + lab.rng.between(0, 2) as usize) % 3;
                 let one_way = lab.rng.chance(300);
@@ -62,6 +68,12 @@ pub fn plan(lab: &mut Lab) {
             8 => lab.fault_at(when, Fault::KillServer(data)),
             9 if lab.rng.chance(400) => lab.fault_at(when, Fault::LoseArbiterDisk),
             9 | 10 => lab.fault_at(when, Fault::Switchover),
+            11 => {
+                lab.fault_at(when, Fault::Maintenance(true));
+                lab.fault_at(until, Fault::Maintenance(false));
+            }
+            12 => lab.fault_at(when, Fault::Rejoin),
+            13 => lab.fault_at(when, Fault::Replace),
             _ => {
                 // A power cut of everything, in any order back.
                 for host in 0..3 {
@@ -119,6 +131,13 @@ pub fn happen(lab: &mut Lab, fault: Fault) {
                 }
             }
         }
+        Fault::Maintenance(on) => command(lab, Command::Maintenance(on)),
+        Fault::Rejoin => command(lab, Command::Rejoin),
+        Fault::Replace => {
+            if lab.hosts[2].powered {
+                lab.arbiter_event(arbiter::Event::Replace);
+            }
+        }
         Fault::Repair => {
             lab.up = [[true; 3]; 3];
             lab.loss = 0;
@@ -128,6 +147,16 @@ pub fn happen(lab: &mut Lab, fault: Fault) {
                     happen(lab, Fault::PowerOn(index(member)));
                 }
             }
+            command(lab, Command::Maintenance(false));
+        }
+    }
+}
+
+/// Tells both data hosts, if they are there.
+fn command(lab: &mut Lab, command: Command) {
+    for site in Site::ALL {
+        if lab.hosts[site.index()].powered {
+            lab.node(site, Event::Command(command));
         }
     }
 }

@@ -282,9 +282,9 @@ impl Lab {
                     Op::SetSync(_) | Op::StopReceiver | Op::Follow => self.rng.between(5, 100),
                     Op::Promote | Op::Stop => self.rng.between(100, 1_500),
                     Op::Start => self.rng.between(200, 2_000),
-                    Op::Rejoin => self.rng.between(500, 4_000),
+                    Op::Rejoin | Op::Copy => self.rng.between(500, 4_000),
                 };
-                if op == Op::Rejoin {
+                if matches!(op, Op::Rejoin | Op::Copy) {
                     self.pg[site.index()].crash();
                 }
                 let life = self.hosts[site.index()].life;

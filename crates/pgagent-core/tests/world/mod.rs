@@ -154,7 +154,7 @@ pub fn operate(pg: &mut [Pg; 2], site: Site, op: Op, link: bool) -> bool {
             own.wal.push(TIMELINE + Mark::try_from(own.timeline).unwrap_or(Mark::MAX - TIMELINE));
         }
         Op::Promote => return own.writable(),
-        Op::Rejoin => {
+        Op::Rejoin | Op::Copy => {
             if !(link && other.writable()) {
                 return false;
             }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use pgagent_core::{
-    Member, Probe, Site, explain,
-    node::{self, Action, Config, Durable, Event, Node, Op, Server},
+    Durability, Member, Probe, Site, explain,
+    node::{self, Action, Command, Config, Durable, Event, Node, Op, Phase, Server},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -230,6 +230,13 @@ impl Agent {
     async fn serve(&mut self, (order, answer): Call) -> Result<(), String> {
         let value = match order {
             Order::Status => self.status(),
+            // Its record says for ever that the standby has everything, so it may never be without data.
+            Order::Node(Command::Rejoin) if self.config.durability == Durability::MaxProtection => {
+                json!({ "error": "with max-protection no standby is copied anew: switch to max-availability for that" })
+            }
+            Order::Node(Command::Rejoin) if self.node.phase != Phase::Standby => {
+                json!({ "error": format!("only a standby is copied anew; this host is {}", self.node.phase.name()) })
+            }
             Order::Node(command) => {
                 log::line("info", "command", &[("command", &format!("{command:?}"))]);
                 self.take(Event::Command(command)).await?;
@@ -279,7 +286,7 @@ impl Agent {
         let now = clock::now();
         let node = &self.node;
         let mut numbers = Numbers::of(self.open(now));
-        for phase in node::Phase::ALL {
+        for phase in Phase::ALL {
             numbers.add("phase", &format!("phase=\"{}\"", phase.name()), u8::from(phase == node.phase));
         }
         let record = node.record();

@@ -67,6 +67,13 @@ pub fn follow_in(server: &Postgresql, data: &Path) -> Result<(), String> {
     text += &format!("primary_conninfo = '{quoted}'\nprimary_slot_name = '{}'\n", server.slot(server.own()));
     text += "recovery_target_timeline = 'latest'\nsynchronous_standby_names = ''\n";
     write(server, &path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    // The slot that this host kept for the other one, as primary, would hold back the log for ever.
+    match fs::remove_dir_all(data.join("pg_replslot").join(server.slot(server.peer()))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(format!("cannot remove the slot of {}: {error}", server.peer().name));
+        }
+        _ => {}
+    }
     let signal = data.join("standby.signal");
     write(server, &signal, "").map_err(|error| format!("cannot write {}: {error}", signal.display()))
 }

@@ -27,6 +27,13 @@ pub async fn rejoin(server: &Postgresql) -> Result<(), String> {
     server.start().await
 }
 
+/// A base backup, whatever there is.
+pub async fn anew(server: &Postgresql) -> Result<(), String> {
+    server.stop().await?;
+    copy(server).await?;
+    server.start().await
+}
+
 async fn rewind(server: &Postgresql) -> Result<(), String> {
     // pg_rewind finishes a crashed server's recovery itself, which a standby's data refuses.
     let _ = fs::remove_file(server.settings.data.join("standby.signal"));
