@@ -64,7 +64,7 @@ pub fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
         server: server(host),
         health: health(host),
         state: host.state.clone(),
-        detail: host.postgres.as_ref().and_then(|s| s.version.as_deref()).map(version).unwrap_or_default(),
+        detail: detail(host),
         data: host.address.clone(),
         mgmt: host.mgmt_address.clone(),
         cut: false,
@@ -72,11 +72,19 @@ pub fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
     Picture {
         lab: lab.name.clone(),
         hosts: hosts.iter().map(drawn).collect(),
-        replication: hosts.iter().filter_map(edge).collect(),
+        replication: hosts.iter().filter_map(|host| edge(host, hosts)).collect(),
         data: network(&lab.data),
         mgmt: network(&lab.mgmt),
         faults: Vec::new(),
     }
+}
+
+/// The server's version, and what the failover agent is doing when that is not what one would expect.
+fn detail(host: &HostStatus) -> String {
+    let version = host.postgres.as_ref().and_then(|s| s.version.as_deref()).map(version);
+    let phase = host.reports.get("agent").and_then(|report| report.get("phase")?.as_str());
+    let phase = phase.filter(|phase| !["sync", "standby", "arbiter"].contains(phase));
+    [version.as_deref(), phase].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn version(version: &str) -> String {
@@ -93,8 +101,13 @@ fn health(host: &HostStatus) -> Health {
 }
 
 /// The stream into a standby, with what its upstream says about it.
-fn edge(host: &HostStatus) -> Option<Replication> {
-    let from = host.follows.clone()?;
+///
+/// Where roles move, the host that sees it stream is its upstream, whatever the topology began with.
+fn edge(host: &HostStatus, hosts: &[HostStatus]) -> Option<Replication> {
+    let sends =
+        |other: &&HostStatus| other.postgres.as_ref().is_some_and(|it| it.standbys.contains(&host.name));
+    let upstream = hosts.iter().find(sends).map(|other| other.name.clone());
+    let from = upstream.or_else(|| host.follows.clone().filter(|_| host.role != "primary"))?;
     let server = host.postgres.as_ref();
     let sync = server.and_then(|s| s.sync_state.as_deref());
     Some(Replication {
@@ -105,4 +118,42 @@ fn edge(host: &HostStatus) -> Option<Replication> {
         lag: server.and_then(|s| s.lag_bytes).map(|bytes| format!("{bytes} B")).unwrap_or_default(),
         streaming: server.and_then(|s| s.receiver.as_deref()) == Some("streaming"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::status::Server as Seen;
+
+    fn host(name: &str, role: &str, follows: Option<&str>, standbys: &[&str], phase: &str) -> HostStatus {
+        let agent = serde_json::json!({ "agent": { "phase": phase } });
+        HostStatus {
+            name: name.to_owned(),
+            role: role.to_owned(),
+            roles: vec!["postgres".to_owned()],
+            state: "running".to_owned(),
+            address: String::new(),
+            mgmt_address: String::new(),
+            follows: follows.map(str::to_owned),
+            uptime_seconds: None,
+            postgres: Some(Seen {
+                accepting: true,
+                standbys: standbys.iter().map(|name| (*name).to_owned()).collect(),
+                ..Seen::default()
+            }),
+            reports: agent.as_object().cloned().unwrap_or_default(),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn after_a_failover_the_arrow_points_the_other_way() {
+        let (m, s) =
+            (host("m", "standby", None, &[], "standby"), host("s", "primary", Some("m"), &["m"], "solo"));
+        assert_eq!(detail(&s), "solo");
+        let hosts = [m, s];
+        let edges: Vec<_> = hosts.iter().filter_map(|host| edge(host, &hosts)).collect();
+        let ends: Vec<_> = edges.iter().map(|edge| (edge.from.as_str(), edge.to.as_str())).collect();
+        assert_eq!(ends, [("s", "m")]);
+    }
 }

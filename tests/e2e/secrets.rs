@@ -151,7 +151,7 @@ pub fn secret_files_are_private(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&MAIN)?;
     private(&suite.state())?;
     let listed = lab.exec_everywhere(
-        "for file in /etc/postgresql/*/*/server.key /etc/postgresql/*/*/replication.pgpass /root/.pgpass /etc/pgagent/host.key; \
+        "for file in /etc/postgresql/*/*/server.key /etc/postgresql/*/*/replication.pgpass /root/.pgpass /etc/pgagent/host.key /etc/pgagent/probe.pass; \
          do test ! -e $file || stat -c '%a %n' $file; done; ls -d /run/pgprov/stage 2>/dev/null; true",
     )?;
     for (host, text) in &listed {
@@ -159,7 +159,7 @@ pub fn secret_files_are_private(suite: &Suite) -> Result<()> {
         ensure!(private, "expected mode 600 of secret files and no staged files on {host}, got\n{text}");
     }
     ensure!(
-        listed["m"].lines().count() == 2 && listed["client"].lines().count() == 1,
+        listed["m"].lines().count() == 4 && listed["client"].lines().count() == 1,
         "expected secret files: {listed:#?}"
     );
     Ok(())

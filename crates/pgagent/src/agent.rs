@@ -3,15 +3,22 @@
 mod arbiter;
 mod data;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use pgagent_core::{Member, Site};
-use tokio::sync::mpsc;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 use crate::{
     config::Config,
     control, link,
-    link::{Identity, Link},
+    link::{Heard, Identity, Link},
     log, metrics,
     metrics::Numbers,
     notify,
@@ -23,10 +30,15 @@ struct Common {
     config: Arc<Config>,
     identity: Identity,
     store: Store,
-    messages: mpsc::Receiver<(Member, pgagent_core::Message)>,
+    messages: mpsc::Receiver<Heard>,
     calls: mpsc::Receiver<control::Call>,
     numbers: tokio::sync::watch::Sender<Arc<Numbers>>,
     links: Vec<(Member, Link)>,
+    /// Whose settings are not these.
+    differing: BTreeSet<Member>,
+    /// SIGHUP: read the settings again.
+    hangups: Signal,
+    path: PathBuf,
 }
 
 impl Common {
@@ -42,6 +54,39 @@ impl Common {
     /// The name of a data host.
     fn name(&self, site: Site) -> &str {
         &self.config.hosts[site.index()].name
+    }
+
+    /// Takes a message in, and notices whether its sender has other settings.
+    fn hear(&mut self, heard: Heard) -> (Member, pgagent_core::Message) {
+        let same = heard.settings == self.config.shared();
+        let changed =
+            if same { self.differing.remove(&heard.from) } else { self.differing.insert(heard.from) };
+        if changed {
+            let state = if same { "the same as here" } else { "others than here" };
+            let host = &self.config.host(heard.from).name;
+            log::line(if same { "info" } else { "warn" }, "settings", &[("of", host), ("are", state)]);
+        }
+        (heard.from, heard.message)
+    }
+
+    /// Hosts whose settings are not these.
+    fn differing(&self) -> Vec<&str> {
+        self.differing.iter().map(|member| self.config.host(*member).name.as_str()).collect()
+    }
+
+    /// Begins anew with the settings as they are now, in the same process: the port stays open as long as the lease, and
+    /// whoever is back in time changes nothing. Settings that are wrong change nothing either.
+    fn reload(&self) {
+        if let Err(error) = Config::read(&self.path) {
+            log::line("error", "reload", &[("refused", &error.to_string())]);
+            return;
+        }
+        log::line("info", "reload", &[]);
+        // By its name: the program may have been replaced too.
+        let mut words = std::env::args_os();
+        let program = words.next().unwrap_or_else(|| "pgagent".into());
+        let error = std::os::unix::process::CommandExt::exec(std::process::Command::new(program).args(words));
+        log::line("error", "reload", &[("failed", &error.to_string())]);
     }
 
     fn send(&self, to: Member, message: pgagent_core::Message) {
@@ -71,7 +116,10 @@ pub async fn run(path: &Path) -> Result<(), String> {
     let timing = serde_json::to_string(&config.times()).unwrap_or_default();
     log::line("info", "start", &[("me", &config.me), ("cluster", &config.cluster), ("timing", &timing)]);
     notify::systemd("READY=1");
-    let common = Common { config, identity, store, messages, calls, numbers, links };
+    let hangups = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
+    let (differing, path) = (BTreeSet::new(), path.to_owned());
+    let common =
+        Common { config, identity, store, messages, calls, numbers, links, differing, hangups, path };
     match me {
         Member::Data(site) => data::run(common, site).await,
         Member::Arbiter => arbiter::run(common).await,

@@ -170,6 +170,14 @@ impl Config {
         self.timing.unwrap_or(Timing::of(self.rto))
     }
 
+    /// A checksum of what all three hosts have to agree on.
+    pub fn shared(&self) -> u32 {
+        let timing = self.times();
+        let text =
+            format!("{} {:?} {:?} {timing:?} {:?}", self.cluster, self.hosts, self.arbiter, self.durability);
+        crc32fast::hash(text.as_bytes())
+    }
+
     /// Which of the three this host is.
     pub fn member(&self) -> Option<Member> {
         [Member::Data(Site::One), Member::Data(Site::Two), Member::Arbiter]

@@ -1,5 +1,7 @@
 //! The gate: two sets of the kernel whose elements go by themselves.
 
+mod netlink;
+
 use std::{process::Stdio, time::Duration};
 
 use pgagent_core::{Time, node::Gate};
@@ -8,7 +10,7 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use crate::config::{Config, GateKind};
 
 /// How long nft may take.
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// The table, with both ports closed. It is loaded before the network comes up, and again when the agent starts; a table
 /// that is there already keeps its elements.
@@ -61,10 +63,30 @@ pub fn batch(port: u16, gate: &Gate, now: Time) -> String {
     element("clients", gate.clients) + &element("peers", gate.peers)
 }
 
+/// Sets both elements. The kernel is asked directly; should it not understand, nft is asked to.
+pub async fn refresh(config: &Config, port: u16, gate: &Gate, now: Time) -> Result<(), String> {
+    if nothing(config) {
+        return Ok(());
+    }
+    let left = |until: Option<Time>| {
+        until.map(|until| until.since(now).as_millis()).filter(|ms| *ms > 0).map(|ms| ms as u64)
+    };
+    match netlink::replace(port, &[("clients", left(gate.clients)), ("peers", left(gate.peers))]) {
+        Ok(()) => Ok(()),
+        Err(first) => {
+            let done = apply(config, &batch(port, gate, now)).await;
+            done.map_err(|error| format!("{error}; the kernel itself said: {first}"))
+        }
+    }
+}
+
+fn nothing(config: &Config) -> bool {
+    config.postgres.as_ref().is_none_or(|postgres| postgres.gate == GateKind::None)
+}
+
 /// Runs nft with a batch.
 pub async fn apply(config: &Config, batch: &str) -> Result<(), String> {
-    let nothing = config.postgres.as_ref().is_none_or(|postgres| postgres.gate == GateKind::None);
-    if nothing {
+    if nothing(config) {
         return Ok(());
     }
     let mut nft = Command::new("nft")

@@ -58,6 +58,16 @@ impl Identity {
     }
 }
 
+/// What came, from whom, and a checksum of the sender's settings.
+pub struct Heard {
+    /// The sender, as its certificate says.
+    pub from: Member,
+    /// [`Config::shared`] there.
+    pub settings: u32,
+    /// What it says.
+    pub message: Message,
+}
+
 /// The way to another agent.
 #[derive(Clone)]
 pub struct Link(mpsc::Sender<Message>);
@@ -111,9 +121,10 @@ async fn talk(
         .map_err(|_| slow("the TLS handshake"))?
         .map_err(|error| error.to_string())?;
     let from = config.member().ok_or("this host is not a member")?;
+    let settings = config.shared();
     log::line("info", "link", &[("to", &host.name), ("state", "connected")]);
     while let Some(message) = messages.recv().await {
-        let envelope = wire::Envelope { cluster: config.cluster.clone(), from, message };
+        let envelope = wire::Envelope { cluster: config.cluster.clone(), from, settings, message };
         let sent = timeout(limit, wire::write(&mut stream, &envelope)).await;
         sent.map_err(|_| slow("sending"))?.map_err(|error| error.to_string())?;
     }
@@ -124,7 +135,7 @@ async fn talk(
 pub async fn listen(
     config: Arc<Config>,
     identity: Identity,
-    messages: mpsc::Sender<(Member, Message)>,
+    messages: mpsc::Sender<Heard>,
 ) -> Result<(), String> {
     let me = config.member().ok_or("this host is not a member")?;
     let host = config.host(me);
@@ -156,7 +167,7 @@ async fn hear(
     config: &Config,
     identity: &Identity,
     stream: TcpStream,
-    messages: &mpsc::Sender<(Member, Message)>,
+    messages: &mpsc::Sender<Heard>,
 ) -> Result<(), String> {
     // A connection on which nothing came for that long is dead, or somebody's who has nothing to say.
     let limit = config.times().promote() * 2;
@@ -182,7 +193,8 @@ async fn hear(
         webpki::EndEntityCert::try_from(&certificate)
             .and_then(|certificate| certificate.verify_is_valid_for_subject_name(&wanted))
             .map_err(|_| format!("a message says it is from {name}, but the certificate is not {name}'s"))?;
-        if messages.send((envelope.from, envelope.message)).await.is_err() {
+        let wire::Envelope { from, settings, message, .. } = envelope;
+        if messages.send(Heard { from, settings, message }).await.is_err() {
             return Ok(());
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use pgagent_core::{Member, Probe};
 use tokio::time::timeout;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, error::SqlState};
 
 use crate::{clock, config::Config, link::Identity};
 
@@ -47,16 +47,61 @@ impl Class {
     }
 }
 
-/// Tries.
-pub async fn probe(config: &Config, identity: &Identity, of: Member) -> (Probe, Class, Duration) {
+/// How many questions go over one connection: a server that takes no new ones is to be noticed too.
+const USES: u32 = 10;
+
+/// A connection to another host's PostgreSQL that was good so far: a new one for each question would cost the server more
+/// than all its agent does, and fill its log.
+#[derive(Default)]
+struct Session {
+    client: Option<(Client, tokio::task::JoinHandle<()>)>,
+    uses: u32,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some((_, connection)) = self.client.take() {
+            connection.abort();
+        }
+    }
+}
+
+/// Tries. Only a connection that is made now can say that nobody answers.
+async fn probe(
+    config: &Config,
+    identity: &Identity,
+    of: Member,
+    session: &mut Session,
+) -> (Probe, Class, Duration) {
     let begin = clock::now();
     let limit = config.times().fence() / 2;
-    let class = timeout(limit, select_1(config, identity, of)).await.unwrap_or(Class::Timeout);
+    let kept = session.client.take().filter(|_| session.uses < USES);
+    let mut class = Class::Other;
+    if let Some((client, connection)) = kept {
+        if matches!(timeout(limit / 2, client.simple_query("select 1")).await, Ok(Ok(_))) {
+            class = Class::Answered;
+            session.uses += 1;
+            session.client = Some((client, connection));
+        } else {
+            connection.abort();
+        }
+    }
+    if session.client.is_none() {
+        let fresh = timeout(limit, select_1(config, identity, of)).await;
+        (class, session.client) = match fresh {
+            Ok(Ok(client)) => (Class::Answered, Some(client)),
+            Ok(Err(class)) => (class, None),
+            Err(_) => (Class::Timeout, None),
+        };
+        session.uses = 1;
+    }
     let at = clock::now();
     (Probe { at, alive: class.alive() }, class, at.since(begin))
 }
 
-async fn select_1(config: &Config, identity: &Identity, of: Member) -> Class {
+type Connected = (Client, tokio::task::JoinHandle<()>);
+
+async fn select_1(config: &Config, identity: &Identity, of: Member) -> Result<Connected, Class> {
     let host = config.host(of);
     let mut parameters = tokio_postgres::Config::new();
     parameters
@@ -78,20 +123,23 @@ async fn select_1(config: &Config, identity: &Identity, of: Member) -> Class {
     }
 }
 
-async fn run<T>(parameters: &tokio_postgres::Config, tls: T) -> Class
+async fn run<T>(parameters: &tokio_postgres::Config, tls: T) -> Result<Connected, Class>
 where
     T: tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>,
     T::Stream: Send + 'static,
 {
     match parameters.connect(tls).await {
         Ok((client, connection)) => {
-            let connection = tokio::spawn(connection);
-            let answer = client.simple_query("select 1").await;
-            drop(client);
-            connection.abort();
-            answer.map_or_else(|error| class(&error), |_| Class::Answered)
+            let connection = tokio::spawn(async {
+                // Its end shows in the client.
+                let _ = connection.await;
+            });
+            match client.simple_query("select 1").await {
+                Ok(_) => Ok((client, connection)),
+                Err(error) => Err(class(&error)),
+            }
         }
-        Err(error) => class(&error),
+        Err(error) => Err(class(&error)),
     }
 }
 
@@ -133,8 +181,9 @@ pub fn watch<E: Send + 'static>(
     event: impl Fn(Probe, Class, Duration) -> E + Send + 'static,
 ) {
     tokio::spawn(async move {
+        let mut session = Session::default();
         loop {
-            let (probe, class, took) = probe(&config, &identity, of).await;
+            let (probe, class, took) = probe(&config, &identity, of, &mut session).await;
             if events.send(event(probe, class, took)).await.is_err() {
                 return;
             }

@@ -40,6 +40,12 @@ impl Postgresql {
         Ok(Postgresql { settings, config, me, client: Mutex::new(None), user })
     }
 
+    /// What is free where the data lies, in bytes.
+    pub fn free(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.settings.data).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     fn own(&self) -> &Host {
         &self.config.hosts[self.me.index()]
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Changes whenever old and new agents would misunderstand each other.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// The longest message, in bytes. A real one has about a thousand.
 pub const LONGEST: usize = 16 * 1024;
 
@@ -17,6 +17,8 @@ pub struct Envelope {
     pub cluster: String,
     /// The sender; its certificate has to fit.
     pub from: Member,
+    /// [`crate::config::Config::shared`] of the sender.
+    pub settings: u32,
     /// What it says.
     pub message: Message,
 }
@@ -91,15 +93,15 @@ mod tests {
         let nonce = Nonce { site: Site::Two, session: 3, count };
         let stamp = Stamp { incarnation: 1, version: 9 };
         let message = Message::Request(Request { nonce, stamp, ask: Ask::Solo });
-        Envelope { cluster: "lab".to_owned(), from: Member::Data(Site::Two), message }
+        Envelope { cluster: "lab".to_owned(), from: Member::Data(Site::Two), settings: 7, message }
     }
 
     #[test]
     fn other_versions_are_refused_by_name() {
         let mut bytes = encode(&envelope(1)).unwrap();
-        bytes[4] = 2;
+        bytes[4] = 1;
         let error = decode(&bytes[4..]).unwrap_err().to_string();
-        assert!(error.contains("version 2") && error.contains("this one 1"), "{error}");
+        assert!(error.contains("version 1") && error.contains("this one 2"), "{error}");
     }
 
     proptest! {

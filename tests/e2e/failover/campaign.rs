@@ -1,11 +1,11 @@
 //! The long list of faults, for `make verify`: each with a writer, each bounded, each with the lab as it was made.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::drill::{Drill, FENCE, PROMOTE};
-use crate::suite::Suite;
+use crate::suite::{Suite, UP_LIMIT};
 
 /// What a fault has to end in.
 #[derive(Clone, Copy, PartialEq)]
@@ -304,6 +304,38 @@ pub fn operator(suite: &Suite) -> Result<()> {
     drill.cable("arbiter", "up")?;
     drill.until("s", &["solo"], 60)?;
     drill.end(1).map(drop)
+}
+
+/// New settings and a new program reach the agents by `up`, under load: nobody is promoted, and agents agree again.
+pub fn upgrade(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    let text = suite.repository_file("topologies/lab.yaml")?;
+    ensure!(text.contains("rto: safe"), "expected `rto: safe` in topologies/lab.yaml");
+    let wide = suite.file("wide.yaml", &text.replace("rto: safe", "rto: wide"))?;
+    drill.lab.up(&wide)?.exits(0)?;
+    for host in ["m", "s", "arbiter"] {
+        let agent = drill.agent(host)?;
+        ensure!(agent["timing"]["fence"] == 14_000, "expected the new times on {host}: {agent:#}");
+    }
+    drill.pause(3.0);
+    let agent = drill.agent("m")?;
+    ensure!(agent["other_settings"] == serde_json::json!([]), "expected all settings to agree: {agent:#}");
+    drill.lab.up(&drill.lab.file)?.exits(0)?;
+    drill.healthy("m", 60)?;
+
+    // Another program, as far as its checksum says.
+    let guests = PathBuf::from(std::env::var_os("PGPROV_GUEST_DIR").context("PGPROV_GUEST_DIR is not set")?);
+    let folder = suite.folder("guest")?;
+    for entry in std::fs::read_dir(&guests)? {
+        let mut program = std::fs::read(entry.as_ref().map(std::fs::DirEntry::path).unwrap_or_default())?;
+        program.push(0);
+        std::fs::write(folder.join(entry?.file_name()), program)?;
+    }
+    let up = suite.pgprov(["up"]).args([&drill.lab.file]).env("PGPROV_GUEST_DIR", &folder);
+    up.limit(UP_LIMIT).ok()?;
+    drill.healthy("m", 60)?;
+    drill.writes_go_on(10)?;
+    drill.end(0).map(drop)
 }
 
 /// `PGPROV_ROUNDS` instead of what a case does by itself.

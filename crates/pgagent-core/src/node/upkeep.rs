@@ -36,11 +36,14 @@ impl Node {
     fn keep_gate(&mut self, config: &Config, now: Time, actions: &mut Vec<Action>) {
         let Some(wanted) = self.gate_wanted(config, now) else { return };
         let commanded = self.gate;
+        // A lease that grew by next to nothing is not worth a transaction in the kernel; neither is a gate that stands open
+        // and has most of its time left.
+        let grain = match self.phase {
+            Phase::Starting | Phase::Standby | Phase::Voting => config.timing.fence() / 2,
+            _ => config.timing.heartbeat() / 4,
+        };
         let differs = |was: Option<Time>, is: Option<Time>| match (was, is) {
-            (Some(was), Some(is)) => {
-                // A lease that grew by next to nothing is not worth a transaction in the kernel.
-                is < was || is.since(was) * 4 >= config.timing.heartbeat()
-            }
+            (Some(was), Some(is)) => is < was || is.since(was) >= grain,
             (was, is) => was.is_some() != is.is_some(),
         };
         let changed = commanded

@@ -51,7 +51,9 @@ pub async fn run(common: Common) -> Result<(), String> {
                 agent.publish();
                 notify::systemd("WATCHDOG=1");
             }
-            Some((from, message)) = agent.common.messages.recv() => {
+            _ = agent.common.hangups.recv() => agent.common.reload(),
+            Some(heard) = agent.common.messages.recv() => {
+                let (from, message) = agent.common.hear(heard);
                 if let Member::Data(site) = from {
                     agent.take(Event::Received(site, message))?;
                 }
@@ -186,6 +188,7 @@ impl Agent {
             "granted_ms_ago": self.each(|site| contact(site).granted.map_or(Value::Null, ago)),
             "probe": self.each(|site| json!(self.probes[site.index()].map(|(class, _)| class.name()))),
             "timing": self.common.config.times(),
+            "other_settings": self.common.differing(),
         })
     }
 
@@ -208,6 +211,7 @@ impl Agent {
                 numbers.add("probe_seconds", &format!("of=\"{name}\""), took.as_secs_f64());
             }
         }
+        numbers.add("other_settings", "", self.common.differing.len());
         let _ = self.common.numbers.send(Arc::new(numbers));
     }
 }

@@ -92,7 +92,12 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
                 agent.publish();
                 notify::systemd("WATCHDOG=1");
             }
-            Some((from, message)) = agent.common.messages.recv() => agent.take(Event::Received(from, message)).await?,
+            Some(heard) = agent.common.messages.recv() => {
+                let (from, message) = agent.common.hear(heard);
+                agent.take(Event::Received(from, message)).await?;
+            }
+            // Not while PostgreSQL's own tools work for this process.
+            _ = agent.common.hangups.recv(), if agent.node.op.is_none() => agent.common.reload(),
             Some(news) = incoming.recv() => agent.hear(news).await?,
             Some(call) = agent.common.calls.recv() => agent.serve(call).await?,
             _ = terminate.recv() => break,
@@ -144,8 +149,7 @@ impl Agent {
         let port = self.common.config.hosts[self.config.me.index()].postgres;
         let closes = wanted.clients.is_none();
         self.fences += u64::from(closes);
-        let batch = gate::batch(port, wanted, clock::now());
-        if let Err(error) = gate::apply(&self.common.config, &batch).await {
+        if let Err(error) = gate::refresh(&self.common.config, port, wanted, clock::now()).await {
             self.gate_failures += 1;
             log::line("error", "gate", &[("error", &error)]);
         }
@@ -279,6 +283,8 @@ impl Agent {
             "refused": node.refused.map(|(refusal, _)| refusal.why()),
             "last_error": self.last_error,
             "timing": self.config.timing,
+            "other_settings": self.common.differing(),
+            "disk_free_bytes": self.server.free(),
         })
     }
 
@@ -308,6 +314,10 @@ impl Agent {
         if let Some((class, took)) = self.last_probe {
             numbers.add("probe_result", &format!("class=\"{}\"", class.name()), 1);
             numbers.add("probe_seconds", "", took.as_secs_f64());
+        }
+        numbers.add("other_settings", "", self.common.differing.len());
+        if let Some(free) = self.server.free() {
+            numbers.add("disk_free_bytes", "", free);
         }
         numbers.add("fence_total", "", self.fences);
         numbers.add("gate_failures_total", "", self.gate_failures);
