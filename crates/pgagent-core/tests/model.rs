@@ -68,7 +68,7 @@ fn finds(flaw: Flaw, bounds: Bounds) {
 
 #[test]
 fn no_order_of_events_loses_a_commit() {
-    search("crashes", Bounds::CRASHES, 4);
+    search("crashes", Bounds::CRASHES, 3);
 }
 
 #[test]
