@@ -72,6 +72,14 @@ fn loaded(drill: &Drill<'_>) -> Result<()> {
 /// The standby is promoted, or writes stop.
 pub fn nobody_is_promoted_needlessly(suite: &Suite) -> Result<()> {
     let drill = Drill::begin(suite)?;
+    let numbers = "url=http://$(sed -n 's/^metrics = \"\\(.*\\)\"/\\1/p' /etc/pgagent/pgagent.toml)
+                   curl -s $url/metrics; curl -s -o /dev/null -w 'role %{http_code}' $url/role";
+    for (host, wanted) in
+        [("m", ["pgagent_gate_open 1\n", "role 200"]), ("s", ["pgagent_in_sync 1\n", "role 503"])]
+    {
+        let seen = drill.lab.exec(host, numbers)?;
+        ensure!(wanted.iter().all(|text| seen.contains(text)), "expected {wanted:?} of {host}:\n{seen}");
+    }
     // The arbiter is cut off: nothing happens.
     drill.cable("arbiter", "down")?;
     drill.stays("s", &["standby"], PROMOTE + 3.0)?;

@@ -116,6 +116,23 @@ impl Postgresql {
         Ok(row.unwrap_or_default())
     }
 
+    /// Whether the server takes a new connection: sessions that are there live on without a postmaster.
+    pub async fn greets(&self) -> bool {
+        match self.connect().await {
+            Ok(_) => true,
+            // It said so itself.
+            Err(error) => error.contains("53300") || error.contains("57P03"),
+        }
+    }
+
+    /// Ends a server that does not even hear that it should stop.
+    pub async fn kill(&self) -> Result<(), String> {
+        self.client.lock().await.take();
+        let unit = self.settings.unit.as_deref().ok_or("only a server that systemd runs can be killed")?;
+        let mut command = Command::new("systemctl");
+        execute(command.args(["kill", "--signal=KILL", unit]), STATEMENT).await.map(|_| ())
+    }
+
     async fn connect(&self) -> Result<Client, String> {
         let mut parameters = tokio_postgres::Config::new();
         parameters

@@ -121,11 +121,7 @@ pub fn processes(suite: &Suite) -> Result<()> {
         ("the agent is killed", "systemctl kill -s KILL pgagent", ""),
         ("the agent is stopped", "systemctl kill -s STOP pgagent", "systemctl kill -s CONT pgagent || true"),
         ("the postmaster is killed", "kill -KILL $(head -1 /var/lib/postgresql/*/main/postmaster.pid)", ""),
-        (
-            "the postmaster is stopped",
-            "kill -STOP $(head -1 /var/lib/postgresql/*/main/postmaster.pid)",
-            "pkill -CONT -x postgres || true",
-        ),
+        ("the postmaster is stopped", "kill -STOP $(head -1 /var/lib/postgresql/*/main/postmaster.pid)", ""),
         ("PostgreSQL is stopped behind the agent's back", "systemctl stop 'postgresql@*'", ""),
         (
             "a backend is killed, and the server recovers",
@@ -138,6 +134,7 @@ pub fn processes(suite: &Suite) -> Result<()> {
         drill.lab.exec("m", fault)?;
         drill.pause(PROMOTE * 2.0);
         drill.lab.exec("m", &format!("true; {mend}"))?;
+        drill.connects(90).context(name)?;
         let primary = drill.settled(150).context(name)?;
         drill.writes_go_on(20).context(name)?;
         drill.end(usize::from(primary == "s")).context(name)?;

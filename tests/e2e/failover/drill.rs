@@ -245,6 +245,25 @@ impl<'a> Drill<'a> {
         }
     }
 
+    /// Waits until a new client gets in for writes.
+    pub fn connects(&self, seconds: u64) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let said = self.lab.exec(
+                "client",
+                &format!("psql -XAtqw 'service=lab-rw {CLIENT}' -c 'select 1' 2>&1 || true"),
+            )?;
+            if said == "1" {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < Duration::from_secs(seconds),
+                "no new client got in for {seconds} s: {said}"
+            );
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+
     /// Ends the load and looks whether what it was told is true. `changes`: how often another host became primary.
     ///
     /// # Errors

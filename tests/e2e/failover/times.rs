@@ -64,8 +64,7 @@ fn of(suite: &Suite, rounds: usize, fault: fn(&Drill<'_>, &str, &str) -> Result<
         fault(&drill, &old, other)?;
         drill.pause(2.0);
         drill.writes_go_on(90).with_context(|| format!("in round {round}"))?;
-        // The standby that was lost must have been given up by then.
-        drill.pause(12.0);
+        drill.pause(1.0);
         let mended = Instant::now();
         for host in ["m", "s"] {
             drill.restore(host)?;

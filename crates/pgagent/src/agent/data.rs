@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pgagent_core::{
-    Durability, Member, Probe, Site, explain,
+    Durability, Member, Probe, Site, Time, explain,
     node::{self, Action, Command, Config, Durable, Event, Node, Op, Phase, Server},
 };
 use serde_json::{Value, json};
@@ -29,6 +29,8 @@ enum News {
     /// What a look that began after so many operations showed.
     Looked(u64, Result<Server, String>),
     Done(Op, Result<(), String>),
+    /// Whether the server took a new connection.
+    Greeted(bool),
 }
 
 struct Agent {
@@ -42,6 +44,9 @@ struct Agent {
     looking: bool,
     /// Looks that failed in a row.
     blind: u32,
+    /// When the server last took a new connection, or did not run; and whether it is being tried.
+    greeted: Time,
+    greeting: bool,
     gate_failures: u64,
     fences: u64,
     transitions: u64,
@@ -69,6 +74,8 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
         operations: 0,
         looking: false,
         blind: 0,
+        greeted: clock::now(),
+        greeting: false,
         gate_failures: 0,
         fences: 0,
         transitions: 0,
@@ -89,6 +96,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
                 if clock::now() >= next_look && agent.look() {
                     next_look = clock::now() + heartbeat / 2;
                 }
+                agent.greet();
                 agent.publish();
                 notify::systemd("WATCHDOG=1");
             }
@@ -182,6 +190,43 @@ impl Agent {
         true
     }
 
+    /// A server whose postmaster hangs goes on for those who are connected, and looks well from in here.
+    fn greet(&mut self) {
+        let now = clock::now();
+        if self.node.up().is_none() {
+            self.greeted = now;
+        } else if !self.greeting && now.past(self.greeted, self.config.timing.heartbeat() * 2) {
+            self.greeting = true;
+            let (server, news) = (self.server.clone(), self.news.clone());
+            tokio::spawn(async move {
+                let greeted = server.greets().await;
+                let _ = news.send(News::Greeted(greeted)).await;
+            });
+        }
+    }
+
+    /// Nobody could connect for four promote times: only a new start helps.
+    fn greeted(&mut self, greeted: bool) {
+        self.greeting = false;
+        let now = clock::now();
+        if greeted {
+            self.greeted = now;
+        } else if self.node.up().is_some() && now.past(self.greeted, self.config.timing.promote() * 4) {
+            self.greeted = now;
+            log::line(
+                "error",
+                "server",
+                &[("hangs", "it takes no connections: it is killed and started again")],
+            );
+            let server = self.server.clone();
+            tokio::spawn(async move {
+                if let Err(error) = server.kill().await {
+                    log::line("error", "server", &[("cannot be killed", &error)]);
+                }
+            });
+        }
+    }
+
     async fn hear(&mut self, news: News) -> Result<(), String> {
         match news {
             News::Probed(probe, class, took) => {
@@ -208,6 +253,10 @@ impl Agent {
                         if self.blind >= 4 { self.take(Event::Observed(Server::Busy)).await } else { Ok(()) }
                     }
                 }
+            }
+            News::Greeted(greeted) => {
+                self.greeted(greeted);
+                Ok(())
             }
             News::Done(op, Ok(())) => {
                 log::line("info", "operation", &[("end", &format!("{op:?}"))]);
@@ -252,7 +301,7 @@ impl Agent {
         Ok(())
     }
 
-    fn open(&self, now: pgagent_core::Time) -> bool {
+    fn open(&self, now: Time) -> bool {
         let writable = matches!(&self.node.seen, Some(Server::Up(up)) if !up.recovery);
         writable && self.node.gate.is_some_and(|gate| gate.clients.is_some_and(|until| until > now))
     }
@@ -261,8 +310,8 @@ impl Agent {
         let now = clock::now();
         let node = &self.node;
         let explanation = explain::node(&self.config, node, now);
-        let left = |until: Option<pgagent_core::Time>| until.map_or(0, |until| until.since(now).as_millis());
-        let ago = |at: pgagent_core::Time| now.since(at).as_millis();
+        let left = |until: Option<Time>| until.map_or(0, |until| until.since(now).as_millis());
+        let ago = |at: Time| now.since(at).as_millis();
         let (peer, arbiter) = (self.common.name(self.config.me.other()), &self.common.config.arbiter.name);
         json!({
             "me": self.common.config.me,
@@ -296,7 +345,7 @@ impl Agent {
             numbers.add("phase", &format!("phase=\"{}\"", phase.name()), u8::from(phase == node.phase));
         }
         let record = node.record();
-        numbers.add("epoch", "", node.durable.epoch);
+        numbers.add("epoch", "", record.map_or(0, |record| record.epoch));
         numbers.add("record_version", "", record.map_or(0, |record| record.stamp.version));
         numbers.add("in_sync", "", u8::from(record.is_some_and(|record| record.in_sync)));
         numbers.add("confirmed", "", u8::from(record.is_some_and(|record| record.confirmed)));
