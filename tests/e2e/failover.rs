@@ -93,6 +93,7 @@ pub fn nobody_is_promoted_needlessly(suite: &Suite) -> Result<()> {
     drill.part(&[("m", "s"), ("arbiter", "s")])?;
     drill.until("m", &["solo"], 30)?;
     drill.writes_go_on(5)?;
+    drill.stays("m", &["solo"], 4.0)?;
     drill.stays("s", &["standby"], 2.0)?;
     drill.mend()?;
     drill.healthy("m", 60)?;

@@ -221,6 +221,19 @@ fn a_lab_with_roles_that_are_not_here() {
 }
 
 #[test]
+fn failover_of_a_lab_without() {
+    let home = Home::new();
+    home.make_lab(SHOP);
+    assert_snapshot!(home.run(&["ha", "status"]), @"
+    exit 2
+    -- stderr --
+    error: lab shop has no automatic failover
+    hint: its topology needs `failover: { engine: pgagent }`: see docs/failover.md
+    ");
+    assert_eq!(home.run(&["ha", "promote", "s"]).exit, 2, "not without --accept-data-loss");
+}
+
+#[test]
 fn destroy_asks_and_takes_the_state_away() {
     let home = Home::new();
     home.make_lab(SHOP);

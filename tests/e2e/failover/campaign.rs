@@ -182,6 +182,11 @@ pub fn disk_full(suite: &Suite) -> Result<()> {
         "fallocate -l $(($(df --output=avail -B1 /var/lib/postgresql | tail -1) - 4194304)) /var/lib/postgresql/full;
          dd if=/dev/zero of=/var/lib/postgresql/full2 bs=64k 2>/dev/null; sync; df /var/lib/postgresql | tail -1",
     )?;
+    let said = drill.lab.exec("m", "pgagent explain 2>&1 || true")?;
+    ensure!(
+        said.contains("MiB left") || said.contains("cannot reach"),
+        "expected m to speak of its disk: {said}"
+    );
     let sql = "create table if not exists big(t text); insert into big select repeat('x', 1000) from generate_series(1, 20000)";
     for _ in 0..5 {
         let _ = drill.lab.exec("client", &format!("psql -XAtqw service=lab-rw -c \"{sql}\" 2>&1 || true"))?;

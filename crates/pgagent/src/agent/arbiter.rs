@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pgagent_core::{
-    Member, Probe, Site,
+    Member, Probe, Site, Time,
     arbiter::{self, Action, Arbiter, Durable, Event, Note},
 };
 use serde_json::{Value, json};
@@ -155,8 +155,12 @@ impl Agent {
     /// A data host that has said nothing for the fence time.
     fn silent(&self) -> Option<&str> {
         let (now, fence) = (clock::now(), self.common.config.times().fence());
-        let silent =
-            Site::ALL.into_iter().find(|site| now.past(self.state.contacts[site.index()].heard, fence));
+        let silent = |site: &Site| {
+            let contact = &self.state.contacts[site.index()];
+            // The start of this agent counts as a sign of life for leases, not here.
+            contact.order == (0, Time(0)) || now.past(contact.heard, fence)
+        };
+        let silent = Site::ALL.into_iter().find(silent);
         silent.map(|site| self.common.name(site))
     }
 
@@ -167,7 +171,7 @@ impl Agent {
 
     fn status(&self) -> Value {
         let now = clock::now();
-        let ago = |at: pgagent_core::Time| json!(now.since(at).as_millis());
+        let ago = |at: Time| json!(now.since(at).as_millis());
         let contact = |site: Site| &self.state.contacts[site.index()];
         let (why, next) = match self.state.record() {
             Some(_) => ("keeps the record", None),

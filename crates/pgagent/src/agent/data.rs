@@ -23,6 +23,9 @@ use crate::{
     server::Postgresql,
 };
 
+/// A disk with less than this, in MiB, is worth a word.
+const SHORT: u64 = 256;
+
 /// What tasks beside the loop tell it.
 enum News {
     Probed(Probe, Class, Duration),
@@ -306,6 +309,14 @@ impl Agent {
         writable && self.node.gate.is_some_and(|gate| gate.clients.is_some_and(|until| until > now))
     }
 
+    /// What an operator should know before the disk is full: then neither PostgreSQL nor this agent can go on.
+    fn short_of_space(&self) -> String {
+        match self.server.free().map(|free| free >> 20) {
+            Some(left) if left < SHORT => format!("; the disk of its data has only {left} MiB left"),
+            _ => String::new(),
+        }
+    }
+
     fn status(&self) -> Value {
         let now = clock::now();
         let node = &self.node;
@@ -316,7 +327,7 @@ impl Agent {
         json!({
             "me": self.common.config.me,
             "phase": node.phase.name(),
-            "why": explanation.why,
+            "why": explanation.why + &self.short_of_space(),
             "next": explanation.next,
             "open": self.open(now),
             "epoch": node.durable.epoch,
