@@ -29,6 +29,8 @@ use crate::{
 const ROLE: &str = "load";
 /// Between two looks: on an emulated host each costs a part of what is measured.
 const LOOK: Duration = Duration::from_secs(2);
+/// Where a run serves metrics for Prometheus, on the management network.
+const METRICS_PORT: u16 = 9188;
 /// What `pgload verify` exits with when something is lost.
 const BAD: i32 = 3;
 
@@ -113,7 +115,8 @@ fn init(ui: &Ui, global: &Global, args: &LoadInit) -> Result {
 fn start(ui: &Ui, global: &Global, args: &LoadRun) -> Result {
     let place = Place::find(global, &args.on)?;
     let mut remote = place.connect()?;
-    remote.start(&words(args))?;
+    let metrics = format!("{}:{METRICS_PORT}", place.host.mgmt.address);
+    remote.start(&words(args, &metrics))?;
     let host = &place.host.name;
     // Whatever is wrong with the command line or the connection shows before the first second is over.
     let state = wait_for_start(&mut remote)?;
@@ -136,8 +139,8 @@ fn start(ui: &Ui, global: &Global, args: &LoadRun) -> Result {
     finish(ui, &mut remote, &ended?, &place.store(args.out.as_deref()))
 }
 
-/// The command line of pgload.
-fn words(args: &LoadRun) -> Vec<String> {
+/// The command line of pgload. The user's own options come last, so that they win.
+fn words(args: &LoadRun, metrics: &str) -> Vec<String> {
     let mut words: Vec<String> =
         vec!["run".to_owned(), "--results=results".to_owned(), "--live=live.json".to_owned()];
     words.extend([format!("--workload={}", args.workload), format!("--warmup={}", args.warmup)]);
@@ -149,6 +152,9 @@ fn words(args: &LoadRun) -> Vec<String> {
         words.push("--ledger=ledger".to_owned());
     }
     words.push("--quiet".to_owned());
+    if !args.more.iter().any(|word| word.starts_with("--metrics")) {
+        words.push(format!("--metrics={metrics}"));
+    }
     words.extend(args.more.iter().cloned());
     words
 }

@@ -2,7 +2,7 @@
 //! there at the end, and never may two hosts take writes.
 
 pub mod campaign;
-mod drill;
+pub mod drill;
 mod ledger;
 pub mod times;
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::{
     command::Program,
+    failover::drill::Drill,
     suite::{Lab, MAIN, Suite},
 };
 
@@ -97,6 +98,9 @@ pub fn run_status_stop_compare(suite: &Suite) -> Result<()> {
     let table = load(&lab, "status", []).ok()?;
     table.says("STATEMENT")?.says("mixed running, second ")?;
     encrypted_and_without_secrets(&lab)?;
+    let metrics = "curl -sf http://$(ss -tlnH sport = :9188 | awk '{ print $4 }')/metrics";
+    let metrics = lab.exec("client", metrics)?;
+    ensure!(metrics.contains("pgload_ops_total{query="), "expected metrics for Prometheus, got {metrics}");
     load(&lab, "run", ["--detach"]).run()?.exits(2)?.says("pgprov load stop")?;
     load(&lab, "verify", []).run()?.exits(2)?.says("its last transactions are not decided")?;
     let stopped = load(&lab, "stop", ["-o", "json"]).ok()?.json()?;
@@ -193,4 +197,59 @@ statements:
     )?;
     ensure!(n == "40", "expected 40, got {n}");
     load(&lab, "run", ["-w", "counter"]).run()?.exits(1)?.says("counter").map(drop)
+}
+
+/// The primary loses its network under load: load goes on at the new one, the outage is in the results with its errors, and
+/// nothing that was acknowledged is lost.
+///
+/// # Errors
+/// The first of these that is not so.
+pub fn goes_on_after_failover(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    let lab = &drill.lab;
+    load(lab, "init", ["--scale", "0.0625"]).ok()?;
+    load(
+        lab,
+        "run",
+        ["-w", "oltp", "-r", "4", "-d", "10m", "--ledger", "--detach", "--", "--deadline", "10s"],
+    )
+    .ok()?;
+    let before = live(lab, "statements at m", |status| status["live"]["ok"].as_u64() > Some(20))?;
+    ensure!(
+        before["live"]["connected"]["m:5432"].as_u64() > Some(0),
+        "expected connections to m: {before:#}"
+    );
+
+    drill.cable("m", "down")?;
+    drill.until("s", &["solo"], 60)?;
+    let count = |status: &Value| status["live"]["ok"].as_u64().unwrap_or_default();
+    let cut = count(&status(lab)?);
+    live(lab, "statements at s", |status| {
+        count(status) > cut + 20 && status["live"]["connected"]["s:5432"].as_u64() > Some(0)
+    })?;
+    drill.cable("m", "up")?;
+    drill.healthy("s", 120)?;
+    drill.ha(&["switchover"]).limit(130).ok()?;
+    let switched = count(&status(lab)?);
+    live(lab, "statements at m again", |status| {
+        count(status) > switched + 20 && status["live"]["connected"]["m:5432"].as_u64() > Some(0)
+    })?;
+
+    let run = load(lab, "stop", ["-o", "json"]).ok()?.json()?["run"].clone();
+    let outage = &run["outage"];
+    let length = outage["to"].as_f64().zip(outage["from"].as_f64()).map(|(to, from)| to - from);
+    ensure!(
+        length.is_some_and(|seconds| (1.0..60.0).contains(&seconds)),
+        "expected an outage of seconds: {outage:#}"
+    );
+    ensure!(
+        outage["recovered"] == true && outage["first_error"].is_array(),
+        "expected its errors: {outage:#}"
+    );
+    let verified = load(lab, "verify", []).ok()?;
+    ensure!(
+        verified.stdout.contains(" 0  acknowledged and LOST"),
+        "expected nothing to be lost:\n{verified}"
+    );
+    drill.end(2).map(drop)
 }

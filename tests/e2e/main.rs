@@ -84,6 +84,7 @@ const CASES: &[Case] = &[
     Case::new("up-starts-from-ready", checkpoint::up_starts_from_ready),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("failover-network-of-the-primary-is-cut", failover::network_of_the_primary_is_cut),
+    Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
     Case::new("failover-nobody-is-promoted-needlessly", failover::nobody_is_promoted_needlessly),
     Case::new("failover-a-lonely-primary-closes-its-port", failover::a_lonely_primary_closes_its_port),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),

@@ -238,7 +238,10 @@ impl Target {
             user,
             session: session(get("target_session_attrs").unwrap_or("any"))?,
             ssl: ssl(get("sslmode").unwrap_or("prefer"))?,
-            root_certificate: get("sslrootcert").map(PathBuf::from),
+            // Where libpq looks when nobody says.
+            root_certificate: get("sslrootcert").map(PathBuf::from).or_else(|| {
+                home(outside, ".postgresql/root.crt").filter(|path| outside.file(path).is_some())
+            }),
             connect_timeout: Duration::from_secs(seconds.transpose()?.filter(|s| *s > 0).unwrap_or(3)),
             application_name: get("application_name").unwrap_or("pgload").to_owned(),
             options: get("options").map(str::to_owned),
@@ -514,6 +517,15 @@ mod tests {
             Target::parse(Some("service=none"), &outside).unwrap_err(),
             TargetError::Service("none".into())
         );
+    }
+
+    #[test]
+    fn the_authority_is_the_one_given_or_that_of_the_home_directory() {
+        let outside = Fake(&[("HOME", "/h"), ("/h/.postgresql/root.crt", "certificates")]);
+        let root = |dsn, outside: &Fake| Target::parse(Some(dsn), outside).unwrap().root_certificate;
+        assert_eq!(root("host=m", &outside), Some("/h/.postgresql/root.crt".into()));
+        assert_eq!(root("host=m sslrootcert=/c", &outside), Some("/c".into()));
+        assert_eq!(root("host=m", &Fake(&[("HOME", "/h")])), None);
     }
 
     #[test]
