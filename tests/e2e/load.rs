@@ -211,7 +211,7 @@ pub fn goes_on_after_failover(suite: &Suite) -> Result<()> {
     load(
         lab,
         "run",
-        ["-w", "oltp", "-r", "4", "-d", "10m", "--ledger", "--detach", "--", "--deadline", "10s"],
+        ["-w", "oltp", "-r", "2", "-d", "10m", "--ledger", "--detach", "--", "--deadline", "10s"],
     )
     .ok()?;
     let before = live(lab, "statements at m", |status| status["live"]["ok"].as_u64() > Some(20))?;
@@ -228,7 +228,7 @@ pub fn goes_on_after_failover(suite: &Suite) -> Result<()> {
         count(status) > cut + 20 && status["live"]["connected"]["s:5432"].as_u64() > Some(0)
     })?;
     drill.cable("m", "up")?;
-    drill.healthy("s", 120)?;
+    drill.healthy("s", 240)?;
     drill.ha(&["switchover"]).limit(130).ok()?;
     let switched = count(&status(lab)?);
     live(lab, "statements at m again", |status| {
