@@ -21,13 +21,14 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use pgplan::{
+    host::{Facts, facts},
     lab::{Host, Pins, disk_name},
     machine::{self, BootImage, Volume, memory_name, overlay_volume},
     observed::{DomainState, Infra, PoolSeen, VolumeSeen},
     plan::{self, Plan},
     render::RenderedHost,
     size::{Bytes, MIB},
-    topology::DiskFormat,
+    topology::{DiskFormat, Image},
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,9 @@ pub const READY: &str = "ready";
 const FORMAT: u32 = 1;
 /// Beyond the memory that hosts have in use: room for them to go on.
 const SPARE: u64 = 512 * MIB;
-/// How long a host may take to answer after it was restored.
+/// How long one may take to answer on the port of the hypervisor, before it is asked over SSH.
+const PORT: Duration = Duration::from_secs(20);
+/// How long a host may take to answer over SSH after it was restored.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long replication and services may take to be as they were.
 const VERIFY: Duration = Duration::from_secs(90);
@@ -452,8 +455,6 @@ fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -
 
 /// Sets the clock of a host, and waits until everything on it is as its role says: replication among others.
 fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
-    let session = Session::connect(&world.targets[&host.name], Instant::now() + ANSWER)?;
-    execute::set_clock(&session)?;
     let rendered =
         world.hosts.iter().find(|rendered| rendered.host == host.name).context("it has no roles")?;
     // Its files and packages are those of the disk that was restored: what has to be looked at is what lives.
@@ -463,9 +464,10 @@ fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
         packages: Vec::new(),
         ..rendered.clone()
     };
+    let way = Way::to(world, host)?;
     let deadline = Instant::now() + VERIFY;
     loop {
-        let facts = observe::facts(&session, rendered)?;
+        let facts = way.facts(rendered)?;
         let undone = |(index, _): &(usize, _)| !facts.done.contains(index);
         let left: Vec<&str> =
             rendered.tasks.iter().enumerate().filter(undone).map(|(_, task)| task.name.as_str()).collect();
@@ -479,6 +481,39 @@ fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
             left.join(", ")
         );
         thread::sleep(POLL);
+    }
+}
+
+/// How a host that was restored is asked.
+enum Way<'a> {
+    /// Through the hypervisor, which restored it: at once. Not every image has somebody who listens there.
+    Port(&'a World, &'a Host),
+    /// As every other host.
+    Ssh(Session),
+}
+
+impl<'a> Way<'a> {
+    /// Finds the way that works, and sets the host's clock.
+    fn to(world: &'a World, host: &'a Host) -> anyhow::Result<Self> {
+        if !matches!(world.lab.image, Image::Stock(_)) {
+            let set = execute::set_clock_command(SystemTime::now())?;
+            if world.libvirt.run_script(&host.domain, set, PORT).is_ok() {
+                return Ok(Self::Port(world, host));
+            }
+        }
+        let session = Session::connect(&world.targets[&host.name], Instant::now() + ANSWER)?;
+        execute::set_clock(&session)?;
+        Ok(Self::Ssh(session))
+    }
+
+    fn facts(&self, rendered: &RenderedHost) -> anyhow::Result<Facts> {
+        match self {
+            Self::Ssh(session) => observe::facts(session, rendered),
+            Self::Port(world, host) => {
+                let output = world.libvirt.run_script(&host.domain, facts::script(rendered), VERIFY)?;
+                facts::parse(&String::from_utf8_lossy(&output)).map_err(anyhow::Error::msg)
+            }
+        }
     }
 }
 

@@ -79,6 +79,10 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         include_str!("../../images/files/etc/systemd/system/lab-identity.service"),
     ),
     (
+        "files/etc/systemd/system/lab-port.service",
+        include_str!("../../images/files/etc/systemd/system/lab-port.service"),
+    ),
+    (
         "files/etc/systemd/system/service.d/lab.conf",
         include_str!("../../images/files/etc/systemd/system/service.d/lab.conf"),
     ),
@@ -96,6 +100,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
     ),
     ("files/etc/udev/rules.d/99-lab.rules", include_str!("../../images/files/etc/udev/rules.d/99-lab.rules")),
     ("files/usr/lib/pgprov/new-cluster", include_str!("../../images/files/usr/lib/pgprov/new-cluster")),
+    ("files/usr/lib/pgprov/port", include_str!("../../images/files/usr/lib/pgprov/port")),
     ("files/usr/lib/pgprov/identity", include_str!("../../images/files/usr/lib/pgprov/identity")),
 ];
 

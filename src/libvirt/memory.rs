@@ -249,6 +249,26 @@ impl Libvirt {
         said.map_err(|message| Error::Answer { operation, message })
     }
 
+    /// Runs a shell script in a guest of our image, through the port on which it learned who it is, and returns what it
+    /// wrote. It need not be reachable over any network.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] at `limit`; [`Error::Answer`] when the script fails; [`Error::Call`].
+    pub fn run_script(&self, domain: &str, script: String, limit: Duration) -> Result<Vec<u8>> {
+        let (operation, connect, name) =
+            (format!("run a script in {domain}"), self.connect.clone(), domain.to_owned());
+        let answer = bounded(&operation, limit, move || errand(&connect, &name, &script))?
+            .map_err(|error| Error::call(&operation, &error))?;
+        match answer {
+            Some((0, output)) => Ok(output),
+            Some((status, output)) => {
+                let text = String::from_utf8_lossy(&output);
+                Err(Error::Answer { operation, message: format!("exit status {status}: {}", text.trim()) })
+            }
+            None => Err(Error::Answer { operation, message: "the guest broke off".to_owned() }),
+        }
+    }
+
     /// Plugs the cable of a host's interface in (`data`, `mgmt`), or pulls it.
     ///
     /// # Errors
@@ -333,6 +353,31 @@ fn conversation(
     Ok(if failed.is_empty() { Ok(()) } else { Err(format!("the guest says: {}", failed.join(", "))) })
 }
 
+/// Status and output of a script; see images/files/usr/lib/pgprov/port.
+fn errand(connect: &Connect, domain: &str, script: &str) -> Raw<Option<(usize, Vec<u8>)>> {
+    let domain = connect.lookup_domain_by_name(domain)?;
+    let stream = Stream::new(connect, 0)?;
+    domain.open_channel(Some(IDENTITY_PORT), &stream, 0)?;
+    let mut lines = Lines { stream: &stream, text: Vec::new() };
+    let mut answer = None;
+    while let Some(line) = lines.next()? {
+        let mut words = line.split(' ');
+        match words.next() {
+            Some("ready") => send_all(&stream, format!("run {}\n{script}", script.len()).as_bytes())?,
+            Some("exit") => {
+                let mut number = || words.next().and_then(|word| word.parse::<usize>().ok());
+                if let (Some(status), Some(length)) = (number(), number()) {
+                    answer = lines.bytes(length)?.map(|output| (status, output));
+                }
+                break;
+            }
+            _ => {}
+        }
+    }
+    let _ = stream.abort();
+    Ok(answer)
+}
+
 struct Lines<'a> {
     stream: &'a Stream,
     text: Vec<u8>,
@@ -341,17 +386,32 @@ struct Lines<'a> {
 impl Lines<'_> {
     /// The next line; nothing when the other side is gone.
     fn next(&mut self) -> Raw<Option<String>> {
-        let mut buffer = [0; 512];
         loop {
             if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.text.drain(..=end).collect();
                 return Ok(Some(String::from_utf8_lossy(&line).trim().to_owned()));
             }
-            match usize::try_from(self.stream.recv(&mut buffer)?) {
-                Ok(count) if count > 0 => self.text.extend_from_slice(&buffer[..count]),
-                _ => return Ok(None),
+            if !self.more()? {
+                return Ok(None);
             }
         }
+    }
+
+    /// So many bytes; nothing when the other side is gone before.
+    fn bytes(&mut self, length: usize) -> Raw<Option<Vec<u8>>> {
+        while self.text.len() < length {
+            if !self.more()? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.text.drain(..length).collect()))
+    }
+
+    fn more(&mut self) -> Raw<bool> {
+        let mut buffer = [0; 4096];
+        let count = usize::try_from(self.stream.recv(&mut buffer)?).unwrap_or_default();
+        self.text.extend_from_slice(&buffer[..count]);
+        Ok(count > 0)
     }
 }
 

@@ -111,6 +111,13 @@ impl HostPlan {
         }
     }
 
+    /// The part that needs no other host, packages and files, and the part that may: tasks and handlers.
+    pub fn split(self) -> (Self, Self) {
+        let Self { host, packages, directories, files, remove, tasks, handlers } = self;
+        let later = Self { host: host.clone(), tasks, handlers, ..Self::default() };
+        (Self { host, packages, directories, files, remove, ..Self::default() }, later)
+    }
+
     /// Handlers that the changes call or that an earlier run left, less those that another one covers or whose unit is
     /// started anyway.
     fn notified(&self, rendered: &RenderedHost, left: &BTreeSet<String>) -> Vec<String> {

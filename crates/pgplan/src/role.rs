@@ -123,7 +123,7 @@ pub struct Task {
     pub when: Option<String>,
     /// Shell script (template) that succeeds when there is nothing to do. `running UNIT` in it succeeds while a service has processes.
     pub unless: String,
-    /// Shell script (template) that does it. May be killed at any point and run again.
+    /// Shell script (template) that does it. May be killed at any point and run again. `starts UNIT` in it says that it is about to start a service beside the one in `starts`.
     pub run: String,
     /// Seconds it may take.
     #[serde(default = "task_seconds")]

@@ -83,13 +83,16 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     let mut scripts = vec![("apply.sh".to_owned(), script(rendered, plan))];
     for (index, task) in rendered.tasks.iter().enumerate() {
         scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
-        scripts.push((format!("task.{index}.run"), task.run.clone()));
+        scripts.push((format!("task.{index}.run"), format!("{RUNNING}{STARTS}{}", task.run)));
     }
     for (index, handler) in rendered.handlers.iter().enumerate() {
         scripts.push((format!("handler.{index}"), handler.run.clone()));
     }
     Bundle { scripts, files: placed.collect() }
 }
+
+/// A shell function for tasks: `starts UNIT` says, before it does, that the task starts a service other than its own.
+const STARTS: &str = "starts() { : >'/run/pgprov/stage/started.'\"$1\"; }\n";
 
 const PRELUDE: &str = r#"set -u
 cd @STAGE@ || exit 1

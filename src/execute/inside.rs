@@ -1,0 +1,214 @@
+//! What is done inside a host, over one connection: facts, files, tasks.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use pgplan::{
+    host::{
+        Facts, HostPlan,
+        apply::{self, Bundle, Event},
+    },
+    plan::Step,
+    render::RenderedHost,
+};
+
+use super::{MadeFrom, NoAnswer, World, step};
+use crate::{
+    observe::{self, Answer},
+    ssh::{self, Session},
+    ui::Line,
+};
+
+/// How much of the console is shown when a host does not answer.
+const CONSOLE_BYTES: u64 = 2000;
+
+pub(super) fn boot_and_ask(
+    world: &World,
+    rendered: usize,
+    start: Option<&Step>,
+    fresh: bool,
+    made_from: &MadeFrom,
+    line: &Line,
+) -> anyhow::Result<Answer> {
+    let rendered = &world.hosts[rendered];
+    let target = &world.targets[&rendered.host];
+    if let Some(start) = start {
+        line.now(if start.copies().is_some() { "waking up" } else { "booting" });
+        step(world, start, made_from)?;
+    } else {
+        line.now("connecting");
+    }
+    let connect = || -> anyhow::Result<Answer> {
+        let session = Session::connect(target, Instant::now() + world.boot_limit)?;
+        // One that was suspended is behind by as long as it slept.
+        if start.is_some() && !fresh {
+            set_clock(&session)?;
+        }
+        // A host whose disk was made a moment ago has nothing of ours: no need to ask, while it is busy booting.
+        let facts = if fresh && rendered.packages.is_empty() {
+            Facts::default()
+        } else {
+            line.now("asking for facts");
+            observe::facts(&session, rendered)?
+        };
+        Ok(Answer { session, facts })
+    };
+    connect().map_err(|error| {
+        let timeout = error.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout);
+        let console = world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES);
+        match console {
+            Ok(Some(tail)) if timeout && !tail.trim().is_empty() => {
+                let tail = indent(tail.trim());
+                NoAnswer(format!("{error:#}\nthe console of {} ends with:\n{tail}", rendered.host)).into()
+            }
+            _ => error,
+        }
+    })
+}
+
+/// Installs packages and files, and tells how many changes that was. Who reads them is noted on the host, for
+/// [`configure`].
+pub(super) fn install(world: &World, rendered: usize, answer: &Answer, line: &Line) -> anyhow::Result<usize> {
+    let rendered = &world.hosts[rendered];
+    let (static_part, _) = HostPlan::new(rendered, Some(&answer.facts)).split();
+    if static_part.is_empty() {
+        return Ok(0);
+    }
+    let only_files = RenderedHost { tasks: Vec::new(), handlers: Vec::new(), ..rendered.clone() };
+    apply_plan(&answer.session, &only_files, &static_part, line)?;
+    Ok(static_part.len())
+}
+
+/// Applies what is to change, and asks again: a host is done when it has nothing left to do.
+pub(super) fn configure(
+    world: &World,
+    rendered: usize,
+    answer: Answer,
+    is_installed: bool,
+    line: &Line,
+) -> anyhow::Result<(Answer, usize)> {
+    let rendered = &world.hosts[rendered];
+    let mut plan = HostPlan::new(rendered, Some(&answer.facts));
+    if is_installed {
+        (_, plan) = plan.split();
+    } else if plan.is_empty() {
+        return Ok((answer, 0));
+    }
+    apply_plan(&answer.session, rendered, &plan, line)?;
+    line.now("checking");
+    let facts = observe::facts(&answer.session, rendered)?;
+    let left = HostPlan::new(rendered, Some(&facts));
+    if left.is_empty() {
+        Ok((Answer { session: answer.session, facts }, plan.len()))
+    } else {
+        bail!("{} did everything and still is not as it should be:\n{left}", rendered.host)
+    }
+}
+
+fn apply_plan(
+    session: &Session,
+    rendered: &RenderedHost,
+    plan: &HostPlan,
+    line: &Line,
+) -> anyhow::Result<()> {
+    line.now(&format!("applying {} changes", plan.len()));
+    let bundle = apply::bundle(rendered, plan);
+    let mut failed: Option<Event> = None;
+    let mut finished = false;
+    let mut on_line = |text: &str| {
+        let Ok(event) = serde_json::from_str::<Event>(text) else { return };
+        match (event.event.as_str(), event.kind.as_str()) {
+            ("failed", _) => failed = Some(event),
+            ("done", "all") => finished = true,
+            ("start", _) => line.now(&describe(rendered, &event)),
+            _ => {}
+        }
+    };
+    let limit = Duration::from_secs(
+        plan.tasks.iter().map(|t| u64::from(rendered.tasks[t.index].seconds)).sum::<u64>() + 1800,
+    );
+    let output = session.run(&Bundle::command(), &tar(&bundle)?, &mut on_line, limit)?;
+    if let Some(event) = failed {
+        let log = STANDARD.decode(&event.output).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log).trim().to_owned();
+        bail!("could not {}:\n{}", describe(rendered, &event), indent(&log));
+    }
+    if !finished || !output.success() {
+        bail!(
+            "the script on {} ended early: {}",
+            rendered.host,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+/// What an event is about, as an imperative phrase.
+fn describe(rendered: &RenderedHost, event: &Event) -> String {
+    let index = event.item.parse::<usize>().ok();
+    let name = match event.kind.as_str() {
+        "task" => index.and_then(|i| rendered.tasks.get(i)).map(|task| task.name.clone()),
+        "handler" => index.and_then(|i| rendered.handlers.get(i)).map(|handler| handler.name.clone()),
+        "packages" => Some(format!("install packages {}", event.item)),
+        "validate" => Some(format!("accept the new {}", event.item)),
+        "lock" => Some("get the lock: another pgprov is at work on this host".to_owned()),
+        _ => None,
+    };
+    name.unwrap_or_else(|| format!("install {} {}", event.kind, event.item))
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect::<String>().trim_end().to_owned()
+}
+
+fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
+    let mut files = tar::Builder::new(Vec::new());
+    for file in &bundle.files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(file.content.len() as u64);
+        header.set_mode(file.mode);
+        header.set_mtime(now_seconds());
+        header.set_username(&file.owner)?;
+        header.set_groupname(&file.group)?;
+        files.append_data(&mut header, &file.path, file.content.as_slice())?;
+    }
+    let files = files.into_inner()?;
+    let mut archive = tar::Builder::new(Vec::new());
+    let scripts = bundle.scripts.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    for (name, content) in scripts.chain([("files.tar", files.as_slice())]) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, name, content)?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The shell command that sets a host's clock to `now`.
+///
+/// # Errors
+/// It is before 1970.
+pub fn set_clock_command(now: SystemTime) -> anyhow::Result<String> {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
+    Ok(format!("date -u -s @{}.{:03} >/dev/null", now.as_secs(), now.subsec_millis()))
+}
+
+/// Sets the clock of a host to that of this machine: after a pause it is behind by as long as the pause was.
+///
+/// # Errors
+/// The host does not answer or refuses.
+pub fn set_clock(session: &Session) -> anyhow::Result<()> {
+    let command = set_clock_command(SystemTime::now())?;
+    let output = session.run(&command, b"", &mut |_| {}, Duration::from_secs(20))?;
+    anyhow::ensure!(
+        output.success(),
+        "cannot set the clock: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
