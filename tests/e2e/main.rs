@@ -126,6 +126,7 @@ const CAMPAIGN: &[Case] = &[
     Case::new("pauses", failover::campaign::pauses),
     Case::new("clocks", failover::campaign::clocks),
     Case::new("upgrade", failover::campaign::upgrade),
+    Case::new("forced", failover::campaign::forced),
     Case::new("operator", failover::campaign::operator),
     Case::new("arbiter-wiped", failover::campaign::arbiter_wiped),
     Case::new("disk-full", failover::campaign::disk_full),

@@ -25,9 +25,11 @@ pub fn node(config: &Config, node: &Node, now: Time) -> Explanation {
     }
     match node.phase {
         Phase::Starting => starting(node, hears_arbiter),
-        Phase::Halted => {
-            say("the data belongs to another cluster: its system identifier is not the record's", None)
-        }
+        Phase::Halted => say(
+            "the data belongs to another cluster: its system identifier is not the record's; if this host was made anew, \
+                 move its data directory away and restart pgagent: it gets a copy",
+            None,
+        ),
         Phase::Standby => standby(node, hears_arbiter, hears_peer),
         Phase::Voting => match node.refused {
             Some((refusal, _)) => {

@@ -83,7 +83,7 @@ fn a_switchover_loses_no_commit() {
 
 #[test]
 fn an_arbiter_without_memory_loses_no_commit() {
-    search("losses", Bounds::LOSSES, 4);
+    search("losses", Bounds::LOSSES, 3);
 }
 
 #[test]

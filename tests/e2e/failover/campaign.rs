@@ -308,6 +308,26 @@ pub fn operator(suite: &Suite) -> Result<()> {
     drill.end(1).map(drop)
 }
 
+/// The primary went on alone and is gone: the standby lacks commits, and only an operator may accept that.
+pub fn forced(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    drill.part(&[MS, SA])?;
+    drill.until("m", &["solo"], 60)?;
+    drill.writes_go_on(10)?;
+    drill.power_off("m")?;
+    drill.mend()?;
+    drill.stays("s", &["standby"], PROMOTE + 3.0)?;
+    drill.ha(&["explain"]).ok()?.says("pgprov ha promote s --accept-data-loss")?;
+    drill.ha(&["promote", "s", "--lab"]).run()?.exits(2)?;
+    let promote = ["promote", "s", "--accept-data-loss", "--yes", "--lab"];
+    drill.ha(&promote).limit(130).ok()?.says("s is primary")?;
+    drill.writes_go_on(20)?;
+    drill.power_on("m")?;
+    drill.awake("m", 120)?;
+    drill.healthy("s", 180)?;
+    drill.ha(&["status"]).ok()?.says("1 promotion(s) accepted the loss of data").map(drop)
+}
+
 /// New settings and a new program reach the agents by `up`, under load: nobody is promoted, and agents agree again.
 pub fn upgrade(suite: &Suite) -> Result<()> {
     let drill = Drill::begin(suite)?;
