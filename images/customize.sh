@@ -18,7 +18,7 @@ fi
 sectors=$4
 
 chmod -R u=rwX,go=rX "$parts/files"
-chmod 755 "$parts/files/usr/lib/pgprov/identity" "$parts/files/usr/lib/pgprov/new-cluster"
+chmod 755 "$parts"/files/usr/lib/pgprov/*
 cp -a --no-preserve=ownership "$parts/files/." "$root/"
 mkdir -p "$root/usr/lib/pgprov/without-bpf"
 : >"$root/usr/lib/pgprov/without-bpf/libbpf.so.1" # see initrd-init

@@ -47,7 +47,7 @@ pub const READY: &str = "ready";
 const FORMAT: u32 = 1;
 /// Beyond the memory that hosts have in use: room for them to go on.
 const SPARE: u64 = 512 * MIB;
-/// How long one may take to answer on the port of the hypervisor, before it is asked over SSH.
+/// How long a host that was restored may take to answer on the port of the hypervisor, before it is asked over SSH.
 const PORT: Duration = Duration::from_secs(20);
 /// How long a host may take to answer over SSH after it was restored.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -464,10 +464,10 @@ fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
         packages: Vec::new(),
         ..rendered.clone()
     };
-    let way = Way::to(world, host)?;
+    let mut session = None;
     let deadline = Instant::now() + VERIFY;
     loop {
-        let facts = way.facts(rendered)?;
+        let facts = look(world, host, rendered, &mut session)?;
         let undone = |(index, _): &(usize, _)| !facts.done.contains(index);
         let left: Vec<&str> =
             rendered.tasks.iter().enumerate().filter(undone).map(|(_, task)| task.name.as_str()).collect();
@@ -484,37 +484,30 @@ fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
     }
 }
 
-/// How a host that was restored is asked.
-enum Way<'a> {
-    /// Through the hypervisor, which restored it: at once. Not every image has somebody who listens there.
-    Port(&'a World, &'a Host),
-    /// As every other host.
-    Ssh(Session),
-}
-
-impl<'a> Way<'a> {
-    /// Finds the way that works, and sets the host's clock.
-    fn to(world: &'a World, host: &'a Host) -> anyhow::Result<Self> {
-        if !matches!(world.lab.image, Image::Stock(_)) {
-            let set = execute::set_clock_command(SystemTime::now())?;
-            if world.libvirt.run_script(&host.domain, set, PORT).is_ok() {
-                return Ok(Self::Port(world, host));
-            }
-        }
-        let session = Session::connect(&world.targets[&host.name], Instant::now() + ANSWER)?;
-        execute::set_clock(&session)?;
-        Ok(Self::Ssh(session))
-    }
-
-    fn facts(&self, rendered: &RenderedHost) -> anyhow::Result<Facts> {
-        match self {
-            Self::Ssh(session) => observe::facts(session, rendered),
-            Self::Port(world, host) => {
-                let output = world.libvirt.run_script(&host.domain, facts::script(rendered), VERIFY)?;
-                facts::parse(&String::from_utf8_lossy(&output)).map_err(anyhow::Error::msg)
-            }
+/// Sets the clock of a host that was restored, and asks for its facts: through the hypervisor, which is there at once,
+/// or over SSH where nobody listens for that.
+fn look(
+    world: &World,
+    host: &Host,
+    rendered: &RenderedHost,
+    session: &mut Option<Session>,
+) -> anyhow::Result<Facts> {
+    if session.is_none() && !matches!(world.lab.image, Image::Stock(_)) {
+        let clock = execute::set_clock_command(SystemTime::now())?;
+        let script = format!("{clock}\n{}", facts::script(rendered));
+        if let Ok(output) = world.libvirt.run_script(&host.domain, script, PORT) {
+            return facts::parse(&String::from_utf8_lossy(&output)).map_err(anyhow::Error::msg);
         }
     }
+    let session = match session {
+        Some(session) => session,
+        None => {
+            let new = Session::connect(&world.targets[&host.name], Instant::now() + ANSWER)?;
+            execute::set_clock(&new)?;
+            session.insert(new)
+        }
+    };
+    observe::facts(session, rendered)
 }
 
 /// Finishes what a run that was killed has left: the checkpoint that was being made, or the way back to one. Tells what

@@ -255,10 +255,11 @@ impl Libvirt {
     /// # Errors
     /// [`Error::Timeout`] at `limit`; [`Error::Answer`] when the script fails; [`Error::Call`].
     pub fn run_script(&self, domain: &str, script: String, limit: Duration) -> Result<Vec<u8>> {
-        let (operation, connect, name) =
-            (format!("run a script in {domain}"), self.connect.clone(), domain.to_owned());
-        let answer = bounded(&operation, limit, move || errand(&connect, &name, &script))?
-            .map_err(|error| Error::call(&operation, &error))?;
+        let (operation, uri, name) =
+            (format!("run a script in {domain}"), self.uri.clone(), domain.to_owned());
+        // A connection of its own: a guest that does not answer would hold up what else is said on this one.
+        let work = move || errand(&Connect::open(Some(&uri))?, &name, &script);
+        let answer = bounded(&operation, limit, work)?.map_err(|error| Error::call(&operation, &error))?;
         match answer {
             Some((0, output)) => Ok(output),
             Some((status, output)) => {
@@ -358,20 +359,17 @@ fn errand(connect: &Connect, domain: &str, script: &str) -> Raw<Option<(usize, V
     let domain = connect.lookup_domain_by_name(domain)?;
     let stream = Stream::new(connect, 0)?;
     domain.open_channel(Some(IDENTITY_PORT), &stream, 0)?;
+    // It says `ready` when it noticed that somebody came; not when we are back before it noticed that we had gone.
+    send_all(&stream, format!("run {}\n{script}", script.len()).as_bytes())?;
     let mut lines = Lines { stream: &stream, text: Vec::new() };
     let mut answer = None;
     while let Some(line) = lines.next()? {
-        let mut words = line.split(' ');
-        match words.next() {
-            Some("ready") => send_all(&stream, format!("run {}\n{script}", script.len()).as_bytes())?,
-            Some("exit") => {
-                let mut number = || words.next().and_then(|word| word.parse::<usize>().ok());
-                if let (Some(status), Some(length)) = (number(), number()) {
-                    answer = lines.bytes(length)?.map(|output| (status, output));
-                }
-                break;
+        if let Some(rest) = line.strip_prefix("exit ") {
+            let mut numbers = rest.split(' ').map(str::parse::<usize>);
+            if let (Some(Ok(status)), Some(Ok(length))) = (numbers.next(), numbers.next()) {
+                answer = lines.bytes(length)?.map(|output| (status, output));
             }
-            _ => {}
+            break;
         }
     }
     let _ = stream.abort();
