@@ -56,8 +56,9 @@ fn command_lines() -> Vec<String> {
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
 }
 
-/// Notes the arguments of all processes of a host in a file there.
-pub const WATCH_INSIDE: &str = "rm -f /run/e2e-stop; setsid sh -c 'while [ ! -e /run/e2e-stop ]; do cat /proc/[0-9]*/cmdline; sleep 0.1; done' \
+/// Notes the arguments of all processes of a host in a file there, for as long as an `up` takes: it lives on in the
+/// checkpoint that is made meanwhile.
+pub const WATCH_INSIDE: &str = "rm -f /run/e2e-stop; setsid sh -c 'for n in $(seq 300); do [ ! -e /run/e2e-stop ] || break; cat /proc/[0-9]*/cmdline; sleep 0.1; done' \
     >/run/e2e-seen 2>/dev/null </dev/null &";
 
 /// Ends [`WATCH_INSIDE`] and prints what it saw.
