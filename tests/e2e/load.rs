@@ -90,7 +90,7 @@ pub fn run_status_stop_compare(suite: &Suite) -> Result<()> {
         ["-w", "mixed", "-r", "3", "-d", "10m", "--ledger", "--stage", "second", "--detach"],
     );
     detached.ok()?.says("mixed runs on client")?;
-    let seen = live(&lab, "statements in the live view", |status| status["live"]["ok"].as_u64() > Some(8))?;
+    let seen = live(&lab, "statements in the live view", |status| status["live"]["ok"].as_u64() > Some(30))?;
     ensure!(
         seen["state"] == "running" && seen["live"]["connected"]["m:5432"].as_u64() > Some(0),
         "expected connections to m: {seen:#}"
@@ -120,7 +120,7 @@ pub fn run_status_stop_compare(suite: &Suite) -> Result<()> {
     ensure!(fs::read_to_string(&html)?.contains("<svg"), "expected plots in {}", html.display());
     let by_name = runs.iter().filter_map(|run| run["id"].as_str()?.get(16..)).collect::<Vec<_>>();
     let compared = load(&lab, "compare", by_name).args(["-o", "json"]).ok()?.json()?;
-    ensure!(compared["rows"].as_array().is_some_and(|rows| rows.len() > 5), "expected rows in {compared:#}");
+    ensure!(compared["rows"].as_array().is_some_and(|rows| rows.len() >= 3), "expected rows in {compared:#}");
     Ok(())
 }
 
