@@ -196,7 +196,7 @@ fn a_faster_statement_is_called_faster_with_its_plan_and_runs_are_stored() {
     let dsn = server.database();
     psql(
         &dsn,
-        "CREATE TABLE t AS SELECT g AS id, g % 1000 AS owner FROM generate_series(1, 50000) g; ANALYZE t",
+        "CREATE TABLE t AS SELECT g AS id, g % 4000 AS owner FROM generate_series(1, 200000) g; ANALYZE t",
     );
     let workload = workload(
         "statements:\n  look: { kind: read, sql: SELECT * FROM t WHERE owner = 7 }\n  one: { kind: read, sql: SELECT 1 }",
