@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(700)
+        Instant::now() + Duration::from_millis(2500)
     }
 
     #[test]
@@ -121,9 +121,9 @@ mod tests {
             let start = Instant::now();
             let error = wait_for_banner("m", addr, soon()).unwrap_err();
             assert!(error.is_timeout());
-            assert!(start.elapsed() >= Duration::from_millis(500), "gave up early on {addr}");
+            assert!(start.elapsed() >= Duration::from_millis(2000), "gave up early on {addr}");
             let text = error.to_string();
-            for part in ["sshd of host m", &addr.to_string(), "0.", cause] {
+            for part in ["sshd of host m", &addr.to_string(), cause] {
                 assert!(text.contains(part), "{part:?} is missing in: {text}");
             }
         }
