@@ -221,7 +221,7 @@ impl Line {
     }
 }
 
-/// A table: columns as wide as they need to be, the header underlined by style, no trailing spaces.
+/// A table: columns as wide as they need to be, no trailing spaces.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -240,6 +240,15 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     text
+}
+
+/// A [`table`] whose header stands out on a terminal.
+pub fn titled(ui: &Ui, header: &[&str], rows: &[Vec<String>]) -> String {
+    let text = table(header, rows);
+    match text.split_once('\n') {
+        Some((first, rest)) => format!("{}\n{rest}", ui.style("1", first)),
+        None => text,
+    }
 }
 
 /// Text from outside without control characters that could drive the terminal.

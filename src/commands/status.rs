@@ -288,10 +288,7 @@ fn server(host: &Host, answers: &BTreeMap<String, anyhow::Result<Map<String, Val
 pub fn table(ui: &Ui, hosts: &[HostStatus]) -> String {
     let rows: Vec<Vec<String>> = hosts.iter().map(row).collect();
     let header = ["HOST", "ROLE", "STATE", "ADDRESS", "MGMT", "POSTGRES", "SYNC", "LAG", "UPTIME"];
-    let mut text = ui::table(&header, &rows);
-    if let Some((first, rest)) = text.split_once('\n') {
-        text = format!("{}\n{rest}", ui.style("1", first));
-    }
+    let mut text = ui::titled(ui, &header, &rows);
     for host in hosts {
         if let Some(error) = &host.error {
             text.push_str(&format!("{}: {}\n", host.name, ui::printable(error)));

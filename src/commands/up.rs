@@ -1,7 +1,7 @@
 //! `pgprov up`: observe, plan, execute, observe again, until there is nothing left to do.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, OnceLock},
@@ -239,15 +239,12 @@ impl Draft {
             }
             None => BTreeMap::new(),
         };
-        let pinned =
-            targets.iter().filter_map(|(host, target): (&String, &ssh::Target)| {
-                match ssh::is_pinned(&target.known_hosts, host) {
-                    Ok(false) => None,
-                    Ok(true) => Some(Ok(host.clone())),
-                    Err(error) => Some(Err(error)),
-                }
-            });
-        let pinned = pinned.collect::<std::io::Result<_>>()?;
+        let mut pinned = BTreeSet::new();
+        for (host, target) in &targets {
+            if ssh::is_pinned(&target.known_hosts, host)? {
+                pinned.insert(host.clone());
+            }
+        }
         let (boot_limit, by_boot) = match mode {
             Mode::Apply { boot_limit, by_boot } => (boot_limit, by_boot),
             Mode::DryRun | Mode::Restore => (CONNECT, false),

@@ -331,15 +331,19 @@ fn download(connect: &Connect, volume: &StorageVol, length: u64) -> Raw<Vec<u8>>
     Ok(bytes)
 }
 
+fn open_port(connect: &Connect, domain: &str) -> Raw<Stream> {
+    let stream = Stream::new(connect, 0)?;
+    connect.lookup_domain_by_name(domain)?.open_channel(Some(IDENTITY_PORT), &stream, 0)?;
+    Ok(stream)
+}
+
 /// A machine that was restored a moment ago may not have its port connected yet: the guest repeats itself.
 fn conversation(
     connect: &Connect,
     domain: &str,
     message: Option<&str>,
 ) -> Raw<std::result::Result<(), String>> {
-    let domain = connect.lookup_domain_by_name(domain)?;
-    let stream = Stream::new(connect, 0)?;
-    domain.open_channel(Some(IDENTITY_PORT), &stream, 0)?;
+    let stream = open_port(connect, domain)?;
     let mut lines = Lines { stream: &stream, text: Vec::new() };
     let mut failed = Vec::new();
     while let Some(line) = lines.next()? {
@@ -356,9 +360,7 @@ fn conversation(
 
 /// Status and output of a script; see images/files/usr/lib/pgprov/port.
 fn errand(connect: &Connect, domain: &str, script: &str) -> Raw<Option<(usize, Vec<u8>)>> {
-    let domain = connect.lookup_domain_by_name(domain)?;
-    let stream = Stream::new(connect, 0)?;
-    domain.open_channel(Some(IDENTITY_PORT), &stream, 0)?;
+    let stream = open_port(connect, domain)?;
     // It says `ready` when it noticed that somebody came; not when we are back before it noticed that we had gone.
     send_all(&stream, format!("run {}\n{script}", script.len()).as_bytes())?;
     let mut lines = Lines { stream: &stream, text: Vec::new() };

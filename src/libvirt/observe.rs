@@ -162,12 +162,15 @@ impl Libvirt {
 }
 
 fn see_domain(domain: &Domain) -> Raw<AnyDomain> {
+    let mark = domain_mark(domain)?;
+    // Read of hosts only: what others have is not our business.
+    let is_up = mark.is_some() && domain.is_active()?;
     Ok(AnyDomain {
         name: domain.name()?,
         uuid: domain.uuid_string()?,
-        mark: domain_mark(domain)?,
+        mark,
         state: domain_state(domain)?,
-        unplugged: domain.is_active()? && read::is_unplugged(&domain.xml_desc(0)?, "mgmt"),
+        unplugged: is_up && read::is_unplugged(&domain.xml_desc(0)?, "mgmt"),
         memory: Bytes(domain.max_memory()? * KIB),
     })
 }

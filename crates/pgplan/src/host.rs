@@ -111,7 +111,8 @@ impl HostPlan {
         }
     }
 
-    /// The part that needs no other host, packages and files, and the part that may: tasks and handlers.
+    /// First what can be done without any other host (packages, directories, files), then what may need one: tasks and
+    /// handlers.
     pub fn split(self) -> (Self, Self) {
         let Self { host, packages, directories, files, remove, tasks, handlers } = self;
         let later = Self { host: host.clone(), tasks, handlers, ..Self::default() };

@@ -217,9 +217,7 @@ impl Lab {
     pub fn synchronous(&self) -> bool {
         self.replication.mode == ReplicationMode::Synchronous
     }
-}
 
-impl Lab {
     /// The places in their subnets that its hosts have.
     pub fn pins(&self) -> Pins {
         let index = |host: &Host| Some((host.name.clone(), self.mgmt.subnet.index_of(host.mgmt.address)?));

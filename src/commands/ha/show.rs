@@ -97,11 +97,7 @@ fn primary<'a>(views: &'a [View], record: &Record) -> Option<&'a str> {
 
 fn table(ui: &Ui, views: &[View]) -> String {
     let rows: Vec<Vec<String>> = views.iter().map(row).collect();
-    let text = ui::table(&["HOST", "PHASE", "OPEN", "EPOCH", "HEARD", "LEASES", "PROBES"], &rows);
-    match text.split_once('\n') {
-        Some((first, rest)) => format!("{}\n{rest}", ui.style("1", first)),
-        None => text,
-    }
+    ui::titled(ui, &["HOST", "PHASE", "OPEN", "EPOCH", "HEARD", "LEASES", "PROBES"], &rows)
 }
 
 fn row(view: &View) -> Vec<String> {

@@ -207,7 +207,7 @@ impl<'a> Remote<'a> {
         Ok(Self { open, host, session: open.connect(host)? })
     }
 
-    /// Runs a script; a session that broke is made again.
+    /// Runs a script, for at most `limit`.
     fn shell(&self, script: &str, limit: Duration) -> Result<Output> {
         Ok(self.session.run("sh -s", script.as_bytes(), &mut |_| {}, limit)?)
     }

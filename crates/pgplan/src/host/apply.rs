@@ -83,7 +83,7 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     let mut scripts = vec![("apply.sh".to_owned(), script(rendered, plan))];
     for (index, task) in rendered.tasks.iter().enumerate() {
         scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
-        scripts.push((format!("task.{index}.run"), format!("{RUNNING}{STARTS}{}", task.run)));
+        scripts.push((format!("task.{index}.run"), format!("{RUNNING}{}{}", starts(), task.run)));
     }
     for (index, handler) in rendered.handlers.iter().enumerate() {
         scripts.push((format!("handler.{index}"), handler.run.clone()));
@@ -92,7 +92,9 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
 }
 
 /// A shell function for tasks: `starts UNIT` says, before it does, that the task starts a service other than its own.
-const STARTS: &str = "starts() { : >'/run/pgprov/stage/started.'\"$1\"; }\n";
+fn starts() -> String {
+    format!("starts() {{ : >{STAGE}/started.\"$1\"; }}\n")
+}
 
 const PRELUDE: &str = r#"set -u
 cd @STAGE@ || exit 1
