@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     durable,
     execute::{self, MadeFrom, World},
+    fault,
     libvirt::{self, Libvirt},
     observe,
     ssh::Session,
@@ -288,6 +289,12 @@ pub fn save(world: &World, infra: &Infra, state: &LabState, name: &str, text: &s
     let line = world.ui.line("lab", world.width());
     let store = Store::new(state);
     let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
+    if let Some(record) = fault::Store::new(state).list()?.first() {
+        bail!(
+            "{}: a checkpoint is of a lab without faults; heal them: pgprov fault heal --all",
+            record.fault
+        );
+    }
     for host in &hosts {
         let state = infra.domains.get(&host.name).map(|domain| domain.state);
         ensure!(
@@ -420,6 +427,8 @@ fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint) -> anyhow::
     }
     state.write(&state.known_hosts(), checkpoint.known_hosts.as_bytes())?;
     state.write(&state.topology(), checkpoint.topology.as_bytes())?;
+    // Memory, disks and definitions are those of a lab without faults; see save().
+    fault::Store::new(state).forget()?;
     each(&hosts, |host| verify(world, host))?;
     let store = Store::new(state);
     store.end()?;

@@ -1,9 +1,13 @@
 //! The command line: types only. docs/cli.md is made from them.
 
+mod fault;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+pub use fault::*;
 
 use crate::ui::{Color, Format};
 
@@ -87,6 +91,9 @@ pub enum Command {
     Checkpoint(Checkpoint),
     /// Take a lab back to a checkpoint, whatever was done to it
     Reset(Reset),
+    /// Break a host or the network on purpose, and heal it again
+    #[command(subcommand)]
+    Fault(Fault),
     /// Look at automatic failover, and steer it
     #[command(subcommand)]
     Ha(Ha),

@@ -5,6 +5,7 @@ pub mod context;
 pub mod destroy;
 pub mod doctor;
 pub mod exec;
+pub mod fault;
 pub mod graph;
 pub mod ha;
 pub mod image;
@@ -70,6 +71,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Resume(args) => suspend::resume(ui, global, &args),
         Command::Checkpoint(args) => checkpoint::run(ui, global, &args),
         Command::Reset(args) => checkpoint::reset(ui, global, &args),
+        Command::Fault(verb) => fault::run(ui, global, &verb),
         Command::Ha(verb) => ha::run(ui, global, &verb),
         Command::Destroy(args) => destroy::run(ui, global, &args),
         Command::Image(args) => image::run(ui, global, &args),

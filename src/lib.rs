@@ -7,6 +7,7 @@ pub mod connect;
 pub mod durable;
 pub mod error;
 pub mod execute;
+pub mod fault;
 pub mod files;
 pub mod graph;
 pub mod image;

@@ -7,6 +7,7 @@ use crate::{
     checkpoint::Store,
     cli::{Destroy, Global},
     error::{Error, Result},
+    fault,
     libvirt::Libvirt,
     state::{self, LabState},
     ui::Ui,
@@ -69,6 +70,7 @@ fn destroy(ui: &Ui, libvirt: &Libvirt, root: &std::path::Path, lab: &str, keep: 
     if let (Some(state), true) = (&state, keep) {
         // Domains with their saved memory and networks; of the volumes only what checkpoints do not need.
         libvirt.remove_machines(lab)?;
+        fault::Store::new(state).forget()?;
         Store::new(state).sweep(libvirt, false)?;
         line.drop_quietly();
         ui.out(&format!("lab {lab} is put away, its checkpoints are kept"));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use pgplan::{
+    fault::Record,
     lab::{Lab, POSTGRES_ROLE},
     profile::slot_name,
 };
@@ -29,7 +30,8 @@ pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
     let rendered = open.rendered(&assets)?;
     let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
     let hosts = status::collect(&open.state, &open.lab, &rendered, Some(&infra), BTreeMap::new());
-    let picture = picture(&open.lab, &hosts);
+    let faults = crate::fault::Store::new(&open.state).list()?;
+    let picture = picture(&open.lab, &hosts, &faults);
     let text = match args.format {
         GraphFormat::Svg => crate::graph::svg(&picture),
         GraphFormat::Mermaid => crate::graph::mermaid(&picture),
@@ -44,8 +46,8 @@ pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
     Ok(())
 }
 
-/// What to draw: the lab as the topology says, each host as it is now.
-pub fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
+/// What to draw: the lab as the topology says, each host as it is now, and what is broken on purpose.
+pub fn picture(lab: &Lab, hosts: &[HostStatus], faults: &[Record]) -> Picture {
     let network = |network: &pgplan::lab::Network| Network {
         name: network.name.clone(),
         subnet: network.subnet.to_string(),
@@ -58,6 +60,9 @@ pub fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
         };
         host.roles.iter().any(|role| role == POSTGRES_ROLE).then_some(server)
     };
+    let is_cut = |name: &str| {
+        faults.iter().any(|record| record.fault.cuts_off() && record.fault.hosts().contains(&name))
+    };
     let drawn = |host: &HostStatus| Host {
         name: host.name.clone(),
         roles: host.roles.iter().filter(|role| *role != "base").cloned().collect(),
@@ -67,7 +72,7 @@ pub fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
         detail: detail(host),
         data: host.address.clone(),
         mgmt: host.mgmt_address.clone(),
-        cut: false,
+        cut: is_cut(&host.name),
     };
     Picture {
         lab: lab.name.clone(),
@@ -75,7 +80,7 @@ pub fn picture(lab: &Lab, hosts: &[HostStatus]) -> Picture {
         replication: hosts.iter().filter_map(|host| edge(host, hosts)).collect(),
         data: network(&lab.data),
         mgmt: network(&lab.mgmt),
-        faults: Vec::new(),
+        faults: faults.iter().map(|record| record.fault.to_string()).collect(),
     }
 }
 

@@ -7,13 +7,11 @@ use pgplan::{
     profile::{self, AS_POSTGRES},
 };
 
-use super::{
-    context::OpenLab,
-    ssh::{become_ssh, quote},
-};
+use super::{context::OpenLab, ssh::become_ssh};
 use crate::{
     cli::{Global, Psql},
     error::Result,
+    ssh::quote,
 };
 
 /// Becomes ssh, which runs psql: as the superuser on a database host, through the `-rw` service elsewhere.

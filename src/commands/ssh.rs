@@ -40,8 +40,3 @@ pub fn become_ssh(
     let error = ssh.arg(&host.domain).arg("--").args(command).exec();
     Ok(Error::failed(format!("cannot run ssh: {error}")).hint("install openssh-client"))
 }
-
-/// Quotes a word for the shell on the other side.
-pub fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}

@@ -14,7 +14,10 @@ use pgplan::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::context::{OpenLab, target};
+use super::{
+    context::{OpenLab, target},
+    fault,
+};
 use crate::{
     cli::{Global, Status},
     error::Result,
@@ -93,10 +96,15 @@ pub fn run(ui: &Ui, global: &Global, args: &Status) -> Result {
     let rendered = open.rendered(&assets)?;
     let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
     let hosts = collect(&open.state, &open.lab, &rendered, Some(&infra), BTreeMap::new());
+    let faults = crate::fault::Store::new(&open.state).list()?;
     if ui.json() {
-        ui.out_json(&json!({"lab": open.lab.name, "hosts": hosts}));
+        let faults: Vec<_> = faults.iter().map(fault::row).collect();
+        ui.out_json(&json!({"lab": open.lab.name, "hosts": hosts, "faults": faults}));
     } else {
         ui.out(&table(ui, &hosts));
+        for sentence in faults.iter().map(fault::sentence) {
+            ui.out(&ui.style("33", &format!("fault: {sentence}")));
+        }
         let primaries: Vec<&str> =
             hosts.iter().filter(|host| host.role == "primary").map(|host| host.name.as_str()).collect();
         if primaries.len() > 1 {

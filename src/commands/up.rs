@@ -30,6 +30,7 @@ use crate::{
     connect,
     error::{Error, Kind, Result},
     execute::{self, MadeFrom, Timing, World},
+    fault,
     libvirt::Libvirt,
     observe::{self, Answer},
     secrets as vault, ssh,
@@ -92,6 +93,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
         restored = checkpoint::from_ready(ui, global, &args.file)?;
         draft = Draft::new(ui, global, &args.file, mode)?;
     }
+    draft.warn_of_faults(ui)?;
     let is_fresh = draft.plan.steps.iter().any(|step| step.creates().is_some());
     let mut changes = usize::from(restored);
     let mut timings: Vec<Timing> = Vec::new();
@@ -357,6 +359,19 @@ impl Draft {
         let world = &self.world;
         let wanted = world.wanted();
         self.plan = plan::plan(&wanted, &self.infra, &facts);
+    }
+
+    /// What a user broke on purpose is not brought in line: only healed.
+    fn warn_of_faults(&self, ui: &Ui) -> Result {
+        let Some((state, _)) = &self.state else { return Ok(()) };
+        for record in fault::Store::new(state).list()? {
+            ui.warn(&format!(
+                "{}; heal it with: pgprov fault heal --all --lab {}",
+                record.fault,
+                state.lab()
+            ));
+        }
+        Ok(())
     }
 
     /// Refuses what cannot work, and asks for consent to what interrupts.

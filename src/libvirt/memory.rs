@@ -416,7 +416,7 @@ impl Lines<'_> {
 }
 
 /// The interface with that alias, its link as wanted.
-fn with_link(xml: &str, alias: &str, up: bool) -> Option<String> {
+pub(super) fn with_link(xml: &str, alias: &str, up: bool) -> Option<String> {
     let document = Document::parse(xml).ok()?;
     let interface = document.descendants().filter(|node| node.has_tag_name("interface")).find(|node| {
         node.children().any(|n| n.has_tag_name("alias") && n.attribute("name") == Some(alias))

@@ -7,6 +7,7 @@
 
 mod domains;
 mod error;
+mod faults;
 mod images;
 mod memory;
 mod networks;

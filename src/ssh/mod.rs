@@ -54,6 +54,11 @@ pub struct Target {
     pub known_hosts: PathBuf,
 }
 
+/// Quotes a word for the shell on the other side.
+pub fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// A connection to a host, logged in. It runs one command at a time, any number one after the other.
 pub struct Session {
     host: String,

@@ -9,6 +9,7 @@ mod checkpoint;
 mod command;
 mod connect;
 mod failover;
+mod fault;
 mod fresh;
 mod harness;
 mod identity;
@@ -81,6 +82,9 @@ const CASES: &[Case] = &[
     Case::new("checkpoint-needs-all-hosts", checkpoint::save_needs_all_hosts),
     Case::new("killed-while-restoring", checkpoint::killed_while_restoring),
     Case::new("killed-while-saving", checkpoint::killed_while_saving),
+    Case::new("fault-network", fault::of_the_network),
+    Case::new("fault-machine", fault::of_the_machine),
+    Case::new("fault-healed-after-sigkill", fault::healed_after_sigkill),
     Case::new("up-starts-from-ready", checkpoint::up_starts_from_ready),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("failover-network-of-the-primary-is-cut", failover::network_of_the_primary_is_cut),

@@ -240,7 +240,7 @@ fn healthy(lab: &Lab, host: &lab::Host) -> HostStatus {
 fn the_picture_of_the_lab_is_current() {
     let lab = shipped_lab();
     let hosts: Vec<HostStatus> = lab.hosts.iter().map(|host| healthy(&lab, host)).collect();
-    is_current("docs/lab.svg", None, &graph::svg(&picture(&lab, &hosts)));
+    is_current("docs/lab.svg", None, &graph::svg(&picture(&lab, &hosts, &[])));
 }
 
 /// The command lines of a block: all lines of `sh`, those after a prompt of `console`; none of a file that is shown.

@@ -32,6 +32,7 @@ fn help_and_version() {
       resume      Wake a suspended lab
       checkpoint  Save all hosts of a lab with their memory, to go back to
       reset       Take a lab back to a checkpoint, whatever was done to it
+      fault       Break a host or the network on purpose, and heal it again
       ha          Look at automatic failover, and steer it
       destroy     Take a lab away: its hosts, networks, disks and secrets, and nothing else
       image       Build, list and remove images
@@ -104,7 +105,7 @@ fn command_lines_that_are_wrong() {
     -- stderr --
     error: unrecognized subcommand 'stauts'
 
-      tip: a similar subcommand exists: 'status'
+      tip: some similar subcommands exist: 'fault', 'status'
 
     Usage: pgprov [OPTIONS] <COMMAND>
 

@@ -263,12 +263,17 @@ fn postgres(topology: &Topology) -> Postgres {
     }
 }
 
-fn network(lab: &str, kind: &str, subnet: Subnet) -> Network {
+/// Name of the bridge of a network of a lab: at most 15 bytes, as the kernel wants.
+pub(crate) fn bridge_name(lab: &str, kind: &str) -> String {
     let hash = digest(&["bridge", lab, kind]);
+    format!("pgp{}{:02x}{:02x}{:02x}{:02x}", &kind[..1], hash[0], hash[1], hash[2], hash[3])
+}
+
+fn network(lab: &str, kind: &str, subnet: Subnet) -> Network {
     Network {
         name: format!("pgprov-{lab}-{kind}"),
         kind: kind.to_owned(),
-        bridge: format!("pgp{}{:02x}{:02x}{:02x}{:02x}", &kind[..1], hash[0], hash[1], hash[2], hash[3]),
+        bridge: bridge_name(lab, kind),
         uuid: uuid(&["network", lab, kind]),
         subnet,
         gateway: subnet.gateway(),

@@ -14,6 +14,7 @@ pub mod catalogue;
 pub mod check;
 pub mod digest;
 pub mod excerpt;
+pub mod fault;
 pub mod finding;
 pub mod host;
 pub mod lab;

@@ -315,6 +315,14 @@ pub fn network(lab: &Lab, network: &Network) -> Definition {
     Definition { xml: with_mark("network.xml", context, &spec), spec }
 }
 
+/// The network of a lab that nobody is on, and the name of it.
+pub fn isolated(lab: &str) -> (String, Definition) {
+    let mut context = Context::new();
+    context.insert("lab", lab);
+    context.insert("bridge", &crate::lab::bridge_name(lab, "isolated"));
+    (format!("pgprov-{lab}-isolated"), marked("isolated.xml", context))
+}
+
 /// The interface of the host on that network.
 pub fn nic<'a>(host: &'a Host, network: &Network) -> &'a Nic {
     if network.kind == "data" { &host.data } else { &host.mgmt }
@@ -366,6 +374,7 @@ static TEMPLATES: LazyLock<Tera> = LazyLock::new(|| {
     // Names that end in .xml are escaped.
     tera.add_raw_templates([
         ("domain.xml", include_str!("machine/domain.xml")),
+        ("isolated.xml", include_str!("machine/isolated.xml")),
         ("network.xml", include_str!("machine/network.xml")),
         ("pool.xml", include_str!("machine/pool.xml")),
         ("reservation.xml", include_str!("machine/reservation.xml")),

@@ -19,9 +19,9 @@ use pgplan::lab::Host;
 use serde_json::Value;
 
 use crate::{
-    commands::{context::OpenLab, ssh::quote},
+    commands::context::OpenLab,
     error::{Error, Result},
-    ssh::{Exit, Output, Session},
+    ssh::{Exit, Output, Session, quote},
     ui::table,
 };
 
