@@ -1,6 +1,7 @@
 //! The command line: types only. docs/cli.md is made from them.
 
 mod fault;
+mod lesson;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub use fault::*;
+pub use lesson::*;
 
 use crate::ui::{Color, Format};
 
@@ -44,7 +46,7 @@ pub struct Global {
     /// Print no progress and no remarks
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Folder whose roles/ and templates/ add to the built-in ones, or replace them by name
+    /// Folder whose roles/, templates/ and lessons/ add to the built-in ones, or replace them by name
     #[arg(long, global = true, env = "PGPROV_ASSETS", value_name = "DIR")]
     pub assets: Option<PathBuf>,
     /// Folder of the storage pool on the hypervisor, when it has to be made
@@ -97,6 +99,9 @@ pub enum Command {
     /// Look at automatic failover, and steer it
     #[command(subcommand)]
     Ha(Ha),
+    /// Play lessons, which check themselves, and grade students
+    #[command(subcommand)]
+    Lesson(Lesson),
     /// Take a lab away: its hosts, networks, disks and secrets, and nothing else
     Destroy(Destroy),
     /// Build, list and remove images

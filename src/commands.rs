@@ -10,6 +10,7 @@ pub mod graph;
 pub mod ha;
 pub mod image;
 pub mod init;
+pub mod lesson;
 pub mod load;
 pub mod logs;
 pub mod plan;
@@ -73,6 +74,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Reset(args) => checkpoint::reset(ui, global, &args),
         Command::Fault(verb) => fault::run(ui, global, &verb),
         Command::Ha(verb) => ha::run(ui, global, &verb),
+        Command::Lesson(verb) => lesson::run(ui, global, &verb),
         Command::Destroy(args) => destroy::run(ui, global, &args),
         Command::Image(args) => image::run(ui, global, &args),
         Command::Doctor => doctor::run(ui, global),

@@ -1,4 +1,4 @@
-//! Role manifests and templates: those built into the program, then those of the user on top.
+//! Role manifests, templates and lessons: those built into the program, then those of the user on top.
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +15,7 @@ const GUEST_PROGRAMS: [&str; 2] = ["pgagent", "pgload"];
 
 static ROLES: Dir = include_dir!("$CARGO_MANIFEST_DIR/roles");
 static TEMPLATES: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates");
+static LESSONS: Dir = include_dir!("$CARGO_MANIFEST_DIR/lessons");
 
 /// Reads roles and templates; files below `extra`/roles and `extra`/templates replace built-in ones of the same name.
 ///
@@ -28,6 +29,19 @@ pub fn sources(extra: Option<&Path>) -> anyhow::Result<Sources> {
         read(&extra.join("templates"), "", &mut sources.templates)?;
     }
     Ok(sources)
+}
+
+/// The texts of all lessons by the names of their files; those below `extra`/lessons replace built-in ones of the same name.
+///
+/// # Errors
+/// The folder `extra`/lessons or a file in it that cannot be read.
+pub fn lessons(extra: Option<&Path>) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut lessons = built_in(&LESSONS);
+    if let Some(extra) = extra {
+        read(&extra.join("lessons"), "", &mut lessons)?;
+    }
+    lessons.retain(|name, _| name.ends_with(".yaml"));
+    Ok(lessons)
 }
 
 /// Programs for hosts. Who does not need one does not miss it.

@@ -11,6 +11,7 @@ pub mod fault;
 pub mod files;
 pub mod graph;
 pub mod image;
+pub mod lesson;
 pub mod libvirt;
 pub mod observe;
 pub mod secrets;

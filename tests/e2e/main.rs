@@ -14,6 +14,7 @@ mod fresh;
 mod harness;
 mod identity;
 mod killed;
+mod lessons;
 mod load;
 mod neighbours;
 mod refused;
@@ -56,6 +57,7 @@ const CASES: &[Case] = &[
     Case::new("load-init", load::init),
     Case::new("load-run-status-stop-compare", load::run_status_stop_compare),
     Case::new("load-verify", load::verify),
+    Case::new("lesson-spoilt", lessons::spoilt),
     Case::new("load-own-workload-is-retried", load::own_workload_is_retried),
     Case::new("image-in-use-is-not-removed", refused::image_in_use_is_not_removed),
     Case::new("too-little-memory-is-refused", refused::too_little_memory_is_refused),
@@ -91,6 +93,9 @@ const CASES: &[Case] = &[
     Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
     Case::new("failover-nobody-is-promoted-needlessly", failover::nobody_is_promoted_needlessly),
     Case::new("failover-a-lonely-primary-closes-its-port", failover::a_lonely_primary_closes_its_port),
+    Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
+    Case::new("lesson-hot-standby", lessons::hot_standby),
+    Case::new("lesson-split-brain", lessons::split_brain),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
     Case::new("killed-while-applying-a-setting", killed::while_applying_a_setting),
     Case::new("killed-while-restarting", killed::while_restarting),

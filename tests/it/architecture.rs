@@ -129,7 +129,7 @@ fn only_the_root_package_reaches_machines() {
 /// row: adapters do not know each other, `execute` does not know commands, nothing but commands knows everything.
 const LAYERS: [&[&str]; 9] = [
     &["durable"],
-    &["files", "graph", "image", "libvirt", "secrets", "ssh", "state"],
+    &["files", "graph", "image", "lesson", "libvirt", "secrets", "ssh", "state"],
     &["error"],
     &["ui"],
     &["cli", "connect", "observe", "snapshot"],

@@ -15,7 +15,7 @@ use pgprov::{
         graph::picture,
         status::{HostStatus, Server},
     },
-    error, graph,
+    error, graph, lesson,
 };
 use serde_json::Value;
 
@@ -81,6 +81,11 @@ fn the_keys_of_roles_are_current() {
     is_current("docs/roles.md", Some("keys"), &keys(&schemars::schema_for!(Manifest).to_value()));
 }
 
+#[test]
+fn the_keys_of_lessons_are_current() {
+    is_current("docs/lessons.md", Some("keys"), &keys(&lesson::read::schema()));
+}
+
 /// A table for each mapping in the schema, the whole first, then those that it names.
 fn keys(schema: &Value) -> String {
     let mut text = String::new();
@@ -133,7 +138,12 @@ fn shape(
         let definition = &schema["$defs"][name];
         if definition["properties"].is_object() {
             // An image has two shapes of mapping: each is named by what it is.
-            let title = if path == "image" { format!("image: {}", name_of(name)) } else { path.to_owned() };
+            // What stands in many places has one table.
+            let title = match name {
+                _ if path == "image" => format!("image: {}", name_of(name)),
+                "Languages" | "Check" => name.to_lowercase(),
+                _ => path.to_owned(),
+            };
             if seen.insert(title.clone()) {
                 queue.push((title.clone(), definition.clone()));
             }
@@ -337,6 +347,21 @@ fn topologies_in_the_documents_are_valid() {
     assert!(seen >= 5, "found {seen} topologies in the documents");
 }
 
+/// Blocks of YAML that are called lessons/NAME.yaml are lessons.
+#[test]
+fn lessons_in_the_documents_are_valid() {
+    let mut seen = 0;
+    for block in all_blocks().iter().filter(|block| block.name.starts_with("lessons/")) {
+        seen += 1;
+        let home = Home::new();
+        let file = block.name.trim_start_matches("lessons/");
+        home.write(file, &block.text);
+        let run = home.run(&["lesson", "show", file]);
+        assert_eq!(run.exit, 0, "{}: {run}", block.place());
+    }
+    assert!(seen >= 1, "found no lesson in the documents");
+}
+
 #[test]
 fn links_between_the_documents_lead_somewhere() {
     let mut seen = 0;
@@ -383,6 +408,9 @@ fn nothing_is_left_out() {
     for path in files() {
         if let Some(name) = path.strip_prefix("topologies/") {
             assert!(readme.contains(name), "README.md does not mention topologies/{name}");
+        }
+        if path.starts_with("lessons/") {
+            assert!(readme.contains(&format!("({path})")), "README.md has no link to {path}");
         }
         if let Some(name) = path.strip_prefix("roles/").and_then(|name| name.strip_suffix(".yaml")) {
             assert!(

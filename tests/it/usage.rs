@@ -34,6 +34,7 @@ fn help_and_version() {
       reset       Take a lab back to a checkpoint, whatever was done to it
       fault       Break a host or the network on purpose, and heal it again
       ha          Look at automatic failover, and steer it
+      lesson      Play lessons, which check themselves, and grade students
       destroy     Take a lab away: its hosts, networks, disks and secrets, and nothing else
       image       Build, list and remove images
       doctor      Check this machine for everything that pgprov needs
@@ -50,8 +51,8 @@ fn help_and_version() {
       -o, --output <FORMAT>  How to answer [default: human] [possible values: human, json]
           --color <WHEN>     When to colour [default: auto] [possible values: auto, always, never]
       -q, --quiet            Print no progress and no remarks
-          --assets <DIR>     Folder whose roles/ and templates/ add to the built-in ones, or replace
-                             them by name [env: PGPROV_ASSETS=]
+          --assets <DIR>     Folder whose roles/, templates/ and lessons/ add to the built-in ones, or
+                             replace them by name [env: PGPROV_ASSETS=]
           --pool-path <DIR>  Folder of the storage pool on the hypervisor, when it has to be made [env:
                              PGPROV_POOL_PATH=]
     ");
@@ -90,8 +91,8 @@ fn help_of_a_verb() {
       -o, --output <FORMAT>  How to answer [default: human] [possible values: human, json]
           --color <WHEN>     When to colour [default: auto] [possible values: auto, always, never]
       -q, --quiet            Print no progress and no remarks
-          --assets <DIR>     Folder whose roles/ and templates/ add to the built-in ones, or replace
-                             them by name [env: PGPROV_ASSETS=]
+          --assets <DIR>     Folder whose roles/, templates/ and lessons/ add to the built-in ones, or
+                             replace them by name [env: PGPROV_ASSETS=]
           --pool-path <DIR>  Folder of the storage pool on the hypervisor, when it has to be made [env:
                              PGPROV_POOL_PATH=]
     ");
