@@ -1,6 +1,7 @@
 //! `pgprov lesson`: exercises that check themselves. What a lesson is, and what its checks say, is in [`crate::lesson`].
 
 mod hosts;
+mod look;
 mod loops;
 mod play;
 mod program;
@@ -252,7 +253,13 @@ fn conclude(ui: &Ui, evidence: &Evidence) -> Result {
             let (message, details) = junit::failure(step);
             let error =
                 Error::failed(format!("step {} failed: {message}\n{}", step.name, details.trim_end()));
-            Err(step.hints.iter().fold(error, |error, hint| error.hint(hint.clone())))
+            let error = step.hints.iter().fold(error, |error, hint| error.hint(hint.clone()));
+            Err(match evidence.mode {
+                Mode::Demonstration => {
+                    error.hint("the lab is left as it is; heal it with `pgprov fault heal --all`, or go back with `pgprov reset`")
+                }
+                Mode::Interactive | Mode::Check => error,
+            })
         }
         Some(step) => Err(Error::failed(format!("step {} was not done", step.name))),
     }

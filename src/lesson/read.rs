@@ -117,7 +117,7 @@ impl Reading<'_> {
             || check.at_most.is_some()
             || check.grows;
         let printed = check.sql.is_some() || check.shell.is_some() || check.metric.is_some();
-        if check.sql.is_some() && !compares && check.fails.is_none() {
+        if check.sql.is_some() && !compares && check.fails.is_none() && !self.is_torn(at) {
             let hint = "allowed: equals, matches, rows, at_least, at_most, grows, fails";
             self.error(at, "nothing is expected of this SQL".into(), Some(hint.into()));
         }
@@ -133,9 +133,15 @@ impl Reading<'_> {
         }
     }
 
+    /// Whether something in there was refused: what is missing then says nothing.
+    fn is_torn(&self, at: &[&str]) -> bool {
+        self.loaded.has_holes(&self.loaded.locate(at).path)
+    }
+
     fn one_of(&mut self, at: &[&str], kinds: &[&str], does: &str, allowed: &str) {
         let message = match kinds {
             [_] => return,
+            [] if self.is_torn(at) => return,
             [] => format!("it does not say what it {does}"),
             several => format!("it {does} several things: {}", several.join(", ")),
         };

@@ -253,6 +253,13 @@ fn the_picture_of_the_lab_is_current() {
     is_current("docs/lab.svg", None, &graph::svg(&picture(&lab, &hosts, &[])));
 }
 
+/// docs/lesson.svg: the picture in the report of a run whose evidence was kept.
+#[test]
+fn the_picture_of_a_lesson_is_current() {
+    let evidence = serde_json::from_str(&read("tests/it/data/lesson.json")).unwrap();
+    is_current("docs/lesson.svg", None, &lesson::plot::svg(&evidence));
+}
+
 /// The command lines of a block: all lines of `sh`, those after a prompt of `console`; none of a file that is shown.
 fn command_lines(block: &Block) -> Vec<String> {
     if !block.name.is_empty() {

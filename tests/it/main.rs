@@ -8,6 +8,7 @@ mod architecture;
 mod docs;
 mod init;
 mod labs;
+mod lessons;
 mod markdown;
 mod output;
 mod plan;

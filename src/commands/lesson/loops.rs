@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Seconds after which writer and watch end, and the rows that the writer makes at most.
 const SECONDS_MAX: u32 = 3600;
 const ROWS_MAX: u32 = 10_000;
+/// Ends pgbench, if it works: the shell that starts it, and all that belongs to it.
+const END_LOAD: &str = "if read pid </var/tmp/pgprov-lesson/load.pid; then rm -f /var/tmp/pgprov-lesson/load.pid; kill -- -$pid; fi 2>/dev/null";
 /// How the writer connects: nothing may take longer to notice than a failover.
 const PATIENCE: &str =
     "connect_timeout=2 tcp_user_timeout=3000 keepalives_idle=1 keepalives_interval=1 keepalives_count=3";
@@ -35,6 +37,8 @@ pub struct Loops {
     /// What it wrote so far, and how much of that was read.
     text: String,
     watched: Vec<String>,
+    /// Where pgbench works.
+    loaded: Vec<String>,
 }
 
 impl Loops {
@@ -112,6 +116,30 @@ impl Loops {
         Ok(Some(evidence::lost(&writes, &there)))
     }
 
+    /// Puts pgbench to work, which goes on after a failover.
+    ///
+    /// # Errors
+    /// Its tables cannot be made, or the host does not answer.
+    pub fn load(&mut self, hosts: &mut Hosts<'_>, on: &str, load: Load) -> anyhow::Result<String> {
+        let service = format!("service={}-rw", hosts.lab());
+        let Load { clients, rate, seconds } = load;
+        self.loaded.push(on.to_owned());
+        let script = format!(
+            "export PGSYSCONFDIR=/etc/postgresql-common
+             mkdir -p {FOLDER} && {END_LOAD}; pgbench -i -q -s 1 '{service}' 2>&1 || exit 1
+             setsid sh -c 'echo $$ >{FOLDER}/load.pid; end=$(($(date +%s) + {seconds}))
+               while [ $(date +%s) -lt $end ]; do
+                 timeout --foreground {seconds} pgbench -n -c {clients} -R {rate} -T {seconds} \"{service} connect_timeout=2 tcp_user_timeout=3000\"
+                 sleep 0.5
+               done' >{FOLDER}/load 2>&1 </dev/null &"
+        );
+        let seen = hosts.run(on, "sh -s", &script, Duration::from_secs(180))?;
+        if !seen.ok {
+            bail!("pgbench cannot make its tables: {}", [seen.text, seen.complaint].concat().trim());
+        }
+        Ok(seen.text)
+    }
+
     /// What the database hosts were.
     pub fn roles(&self, hosts: &mut Hosts<'_>) -> Vec<RoleFrom> {
         let mut roles = Vec::new();
@@ -130,40 +158,14 @@ impl Loops {
     /// Ends everything.
     pub fn end(&mut self, hosts: &mut Hosts<'_>) {
         let writer = self.writer.iter().cloned();
-        let names: BTreeSet<String> = self.watched.iter().cloned().chain(writer).collect();
+        let names: BTreeSet<String> =
+            self.watched.iter().chain(&self.loaded).cloned().chain(writer).collect();
         for name in names {
-            let script = format!("touch {FOLDER}/roles.stop {FOLDER}/writer.stop {FOLDER}/load.stop");
+            let script = format!("touch {FOLDER}/roles.stop {FOLDER}/writer.stop; {END_LOAD}");
             // What cannot be stopped ends by itself.
             let _ = hosts.run(&name, &script, "", LIMIT);
         }
     }
-}
-
-/// Puts pgbench to work, which goes on after a failover.
-///
-/// # Errors
-/// Its tables cannot be made, or the host does not answer.
-pub fn load(hosts: &mut Hosts<'_>, on: &str, load: Load) -> anyhow::Result<(String, String)> {
-    let service = format!("service={}-rw", hosts.lab());
-    let Load { clients, rate, seconds } = load;
-    let shown =
-        format!("pgbench -i -s 1 {service}; pgbench -n -c {clients} -R {rate} -T {seconds} {service} &");
-    let script = format!(
-        "export PGSYSCONFDIR=/etc/postgresql-common
-         mkdir -p {FOLDER} && rm -f {FOLDER}/load.stop && pgbench -i -q -s 1 '{service}' 2>&1 || exit 1
-         setsid sh -c 'end=$(($(date +%s) + {seconds}))
-           while [ ! -e {FOLDER}/load.stop ] && [ $(date +%s) -lt $end ]; do
-             timeout {seconds} pgbench -n -c {clients} -R {rate} -T {seconds} \"{service} connect_timeout=2 tcp_user_timeout=3000\" &
-             while [ ! -e {FOLDER}/load.stop ] && kill -0 $! 2>/dev/null; do sleep 1; done
-             kill $! 2>/dev/null
-             sleep 0.5
-           done' >{FOLDER}/load 2>&1 </dev/null &"
-    );
-    let seen = hosts.run(on, "sh -s", &script, Duration::from_secs(180))?;
-    if !seen.ok {
-        bail!("pgbench cannot make its tables: {}", [seen.text, seen.complaint].concat().trim());
-    }
-    Ok((shown, seen.text))
 }
 
 /// Starts the loop on a host, in place of one of an earlier run.

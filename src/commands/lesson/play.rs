@@ -13,30 +13,23 @@ use pgplan::render::RenderedHost;
 use super::{
     super::context::OpenLab,
     hosts::{Hosts, now},
-    loops::{self, Loops},
+    loops::Loops,
     program,
 };
 use crate::{
     cli::Global,
     error::{Error, Result},
     lesson::{
-        Act, Check, Language, Lesson, Role, Step, Switch, Writes,
-        evidence::{Acted, Checked, Done, Evidence, Mode, Outcome, outage},
-        judge::{self, Seen, Verdict},
+        Act, Check, Language, Lesson, Role, Step, Switch,
+        evidence::{Acted, Checked, Done, Evidence, Mode, Outcome},
+        judge::Verdict,
         logs,
     },
-    ssh::quote,
     ui::Ui,
 };
 
 /// How often it is looked.
 const TURN: Duration = Duration::from_millis(400);
-/// How long one look may take.
-const LOOK: Duration = Duration::from_secs(30);
-/// Writes that show that the writer gets on.
-const GOES_ON: usize = 3;
-/// Seconds without an acknowledgement after which the writer stands still.
-const STANDS_STILL: f64 = 2.0;
 
 /// What a student wants, while a step waits.
 enum Word {
@@ -52,20 +45,21 @@ pub struct Player<'a> {
     global: &'a Global,
     lesson: &'a Lesson,
     language: Language,
-    hosts: Hosts<'a>,
-    loops: Loops,
-    began: f64,
+    pub(super) hosts: Hosts<'a>,
+    pub(super) loops: Loops,
+    pub(super) began: f64,
     /// What the student types, when there is one.
     student: Option<Receiver<Word>>,
     quit: bool,
 }
 
 /// A step under way.
-struct Stage<'s> {
-    step: &'s Step,
+struct Stage {
     began: f64,
     /// When nobody waits any longer for a student.
     deadline: Option<Instant>,
+    /// Hints that were shown, and all that there are.
+    shown: Vec<String>,
     hints: Vec<String>,
     patience: Duration,
 }
@@ -111,7 +105,7 @@ impl<'a> Player<'a> {
         let mut steps: Vec<Done> = Vec::new();
         let end = self.end();
         for (number, step) in self.lesson.steps.iter().chain(end.as_ref()).enumerate() {
-            let failed = steps.last().is_some_and(|last| last.outcome == Outcome::Failed);
+            let failed = steps.iter().any(|step| step.outcome == Outcome::Failed);
             if self.quit || failed && self.student.is_none() {
                 steps.push(self.not_reached(step));
                 continue;
@@ -198,14 +192,20 @@ impl<'a> Player<'a> {
         let mut done = Done { text, outcome: Outcome::Held, ..self.not_reached(step) };
         let patience = patience.filter(|_| self.student.is_some());
         let mut stage = Stage {
-            step,
             began: done.began,
             deadline: patience.map(|patience| Instant::now() + patience),
-            hints: Vec::new(),
+            shown: Vec::new(),
+            hints: self.hints(step),
             patience: patience.unwrap_or_default(),
         };
+        if self.student.is_some() {
+            for check in &step.check {
+                let what = self.hosts.fill(&check.words(self.language), check.on.as_deref());
+                self.ui.say(&format!("  … {what}"));
+            }
+        }
         for act in &step.acts {
-            if self.student.is_some() && !act.auto && act.prompt.is_none() && act.writer.is_none() {
+            if self.student.is_some() && is_of_student(act) {
                 continue;
             }
             let acted = self.act(act);
@@ -230,9 +230,21 @@ impl<'a> Player<'a> {
             done.outcome = outcome;
         }
         if done.outcome == Outcome::Failed && self.student.is_none() {
-            stage.hints = step.hints.iter().map(|hint| self.text(hint)).collect();
+            stage.shown = step.hints.iter().map(|hint| self.text(hint)).collect();
         }
-        Done { ended: now(), hints: stage.hints, ..done }
+        Done { ended: now(), hints: stage.shown, ..done }
+    }
+
+    /// The hints of a step. The last one is what a demonstration does.
+    fn hints(&self, step: &Step) -> Vec<String> {
+        let acts = step.acts.iter().filter(|act| is_of_student(act));
+        let line = |act: &Act| {
+            let on = act.on.as_ref().map_or("$".to_owned(), |host| format!("{host}#"));
+            format!("{on} {}", self.shown(act))
+        };
+        let all: Vec<String> = acts.map(line).collect();
+        let solution = (!all.is_empty()).then(|| format!("a demonstration does this:\n{}", all.join("\n")));
+        step.hints.iter().map(|hint| self.text(hint)).chain(solution).collect()
     }
 
     /// Does it.
@@ -306,7 +318,7 @@ impl<'a> Player<'a> {
             // It ends with the first command that fails.
             self.hosts.run(on, "bash -e -s", &script, limit)?
         } else if let Some(load) = act.load {
-            return Ok((loops::load(&mut self.hosts, on, load)?.1, None));
+            return Ok((self.loops.load(&mut self.hosts, on, load)?, None));
         } else {
             match (act.writer, act.wait, &act.prompt) {
                 (Some(Switch::Start), ..) => self.loops.start_writer(&mut self.hosts, on)?,
@@ -335,7 +347,7 @@ impl<'a> Player<'a> {
     }
 
     /// Looks until it holds, and whether it goes on holding.
-    fn check(&mut self, check: &Check, stage: &mut Stage<'_>) -> (Checked, Outcome) {
+    fn check(&mut self, check: &Check, stage: &mut Stage) -> (Checked, Outcome) {
         let what = self.hosts.fill(&check.words(self.language), check.on.as_deref());
         let begun = Instant::now();
         let (since, within) = (now(), Duration::from_secs(check.within.into()));
@@ -377,24 +389,23 @@ impl<'a> Player<'a> {
     }
 
     /// Waits for the next look; whether the student goes past the step. Hints come by themselves, or when asked for.
-    fn interrupted(&mut self, stage: &mut Stage<'_>) -> bool {
+    fn interrupted(&mut self, stage: &mut Stage) -> bool {
         let Some(student) = &self.student else {
             thread::sleep(TURN);
             return false;
         };
         let word = student.recv_timeout(TURN);
-        let all = u32::try_from(stage.step.hints.len()).unwrap_or(u32::MAX);
-        let shown = u32::try_from(stage.hints.len()).unwrap_or(u32::MAX);
+        let count = |list: &[String]| u32::try_from(list.len()).unwrap_or(u32::MAX);
+        let (all, shown) = (count(&stage.hints), count(&stage.shown));
         let due = stage.deadline.is_some_and(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             stage.patience.saturating_sub(left) >= stage.patience / (all + 1) * (shown + 1)
         });
         if (due || matches!(word, Ok(Word::Hint)))
-            && let Some(hint) = stage.step.hints.get(stage.hints.len())
+            && let Some(hint) = stage.hints.get(stage.shown.len()).cloned()
         {
-            let hint = self.text(hint);
             self.ui.say(&format!("  hint: {hint}"));
-            stage.hints.push(hint);
+            stage.shown.push(hint);
         }
         match word {
             Ok(Word::Skip) => true,
@@ -409,123 +420,6 @@ impl<'a> Player<'a> {
             }
             _ => false,
         }
-    }
-
-    /// Looks once. `first` keeps what was seen first, for what has to grow.
-    fn look(
-        &mut self,
-        check: &Check,
-        began: f64,
-        since: f64,
-        first: &mut Option<String>,
-    ) -> anyhow::Result<Verdict> {
-        let on = check.on.as_deref().unwrap_or_default();
-        let (to, database) = (check.to.as_deref(), check.database.as_deref());
-        let seen = if let Some(sql) = &check.sql {
-            let sql = self.hosts.fill(sql, check.on.as_deref());
-            self.hosts.value(on, to, database, &sql, LOOK)?
-        } else if let Some(script) = &check.shell {
-            let script = self.hosts.fill(script, check.on.as_deref());
-            self.hosts.run(on, "bash -s", &script, LOOK)?
-        } else if let Some(pattern) = &check.log {
-            return self.log(on, pattern);
-        } else if let Some(role) = check.role {
-            return self.role(on, role);
-        } else if let Some(bytes) = check.lag {
-            return self.lag(on, check.of.as_deref().unwrap_or_default(), bytes);
-        } else if let Some(metric) = &check.metric {
-            let url = self.hosts.metrics(on)?;
-            let script = format!("curl -sf -m 5 {url} | sed -n 's/^{metric}\\({{[^}}]*}}\\)\\? //p'");
-            self.hosts.run(on, "bash -s", &script, LOOK)?
-        } else if let Some(file) = &check.file {
-            let script = format!("head -c 65536 -- {}", quote(&self.hosts.fill(file, Some(on))));
-            self.hosts.run(on, &script, "", LOOK)?
-        } else if let Some(writes) = check.writes {
-            return self.writes(check, writes, began, since);
-        } else {
-            let took = now() - began;
-            let held = check.took.is_none_or(|limit| took <= f64::from(limit));
-            return Ok(Verdict { held, observed: format!("{took:.1} s") });
-        };
-        let verdict = judge::compare(check, &seen, first.as_deref());
-        if first.is_none() && seen.ok {
-            *first = Some(seen.text);
-        }
-        Ok(verdict)
-    }
-
-    fn log(&mut self, on: &str, pattern: &str) -> anyhow::Result<Verdict> {
-        const SHOWN: usize = 5;
-        let pattern = regex_lite::Regex::new(pattern)?;
-        let lines = self.hosts.logs(on, self.began)?;
-        let fitting: Vec<&str> =
-            lines.iter().filter(|line| pattern.is_match(&line.text)).map(|line| line.text.as_str()).collect();
-        Ok(match fitting.len() {
-            0 => Verdict { held: false, observed: format!("none of {} lines", lines.len()) },
-            _ => Verdict { held: true, observed: fitting[..fitting.len().min(SHOWN)].join("\n") },
-        })
-    }
-
-    fn role(&mut self, on: &str, wanted: Role) -> anyhow::Result<Verdict> {
-        let seen = self.hosts.value(on, None, Some("postgres"), "select pg_is_in_recovery()", LOOK)?;
-        let is = match (seen.ok, seen.text.trim()) {
-            (true, "f") => Role::Primary,
-            (true, "t") => Role::Standby,
-            _ => Role::Down,
-        };
-        let observed = match is {
-            Role::Down => format!("down: {}", seen.complaint.trim()),
-            other => other.word().to_owned(),
-        };
-        Ok(Verdict { held: is == wanted, observed })
-    }
-
-    fn lag(&mut self, on: &str, of: &str, most: u64) -> anyhow::Result<Verdict> {
-        let sql = format!(
-            "select pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint from pg_stat_replication \
-             where application_name = '{of}' and state = 'streaming' order by 1 desc limit 1"
-        );
-        let Seen { ok, text, complaint } = self.hosts.value(on, None, Some("postgres"), &sql, LOOK)?;
-        let lag = text.trim().parse::<i64>().ok();
-        let observed = match lag {
-            Some(lag) => format!("{lag} bytes"),
-            None if ok => format!("{of} does not stream from {on}"),
-            None => complaint.trim().to_owned(),
-        };
-        Ok(Verdict { held: lag.is_some_and(|lag| lag <= i64::try_from(most).unwrap_or(i64::MAX)), observed })
-    }
-
-    fn writes(&mut self, check: &Check, wanted: Writes, began: f64, since: f64) -> anyhow::Result<Verdict> {
-        let number =
-            |seconds: f64| Seen { ok: true, text: format!("{seconds:.1}"), complaint: String::new() };
-        if wanted == Writes::Kept {
-            let lost = self.loops.lost(&mut self.hosts)?.unwrap_or_default();
-            let most = check.at_most.unwrap_or(0.0);
-            return Ok(Verdict {
-                held: lost.len() as f64 <= most,
-                observed: format!("{} lost {lost:?}", lost.len()),
-            });
-        }
-        let writes = self.loops.writes(&mut self.hosts)?;
-        let last = writes.iter().rev().find(|write| !write.answer.is_empty() && write.end >= began);
-        let told = last.map(|write| format!("; at last it was told: {}", write.answer)).unwrap_or_default();
-        Ok(match wanted {
-            Writes::GoOn => {
-                let count = loops::acknowledged_since(&writes, since);
-                let told = if count < GOES_ON { told } else { String::new() };
-                Verdict { held: count >= GOES_ON, observed: format!("{count} new writes{told}") }
-            }
-            Writes::StandStill => {
-                let silent = loops::silent_for(&writes);
-                Verdict {
-                    held: silent >= STANDS_STILL,
-                    observed: format!("the last one {silent:.1} s ago{told}"),
-                }
-            }
-            Writes::Outage | Writes::Kept => {
-                judge::compare(check, &number(outage(&writes, began, now())), None)
-            }
-        })
     }
 
     /// Collects what is left on the hosts.
@@ -556,6 +450,11 @@ impl<'a> Player<'a> {
             logs: logs::merge(lines),
         }
     }
+}
+
+/// Whether a student does it with `--interactive`, and not the lesson.
+fn is_of_student(act: &Act) -> bool {
+    !act.auto && act.prompt.is_none() && act.writer.is_none()
 }
 
 /// What the student types, line by line.
