@@ -24,8 +24,9 @@ struct Played {
 /// Plays a lesson by name or file, and reads its report.
 fn play(lab: &Lab<'_>, lesson: &str, options: &[&str], seconds: u64) -> Result<Played> {
     let name = lesson.rsplit('/').next().unwrap_or(lesson).trim_end_matches(".yaml");
-    let file = lab.suite.file(&format!("report-{name}"), "")?;
-    fs::remove_file(&file)?;
+    let file = lab.suite.state().with_file_name(format!("report-{name}"));
+    // Of an earlier run, if there is one.
+    let _ = fs::remove_dir_all(&file);
     let report = file.display().to_string();
     let words = [&["run", lesson, "--report", &report], options].concat();
     let output = lab.suite.pgprov(["lesson"]).args(words).args(["--lab", lab.name]).limit(seconds).run()?;
