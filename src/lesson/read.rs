@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use pgplan::{
     finding::{Finding, Findings},
+    lab::POSTGRES_ROLE,
     schema::{Loaded, load},
     suggest::did_you_mean,
     yaml::Limits,
@@ -87,7 +88,7 @@ impl Reading<'_> {
         let writer = act.writer == Some(Switch::Start);
         let host = act.sql.is_some() || act.shell.is_some() || act.load.is_some() || writer;
         self.host(at, "on", act.on.as_deref(), host);
-        self.target(at, act.to.as_deref(), act.sql.is_some());
+        self.target(at, act.on.as_deref(), act.to.as_deref(), act.sql.is_some());
         self.pattern(at, "fails", act.fails.as_deref());
         if let Some(line) = &act.pgprov
             && shlex::split(line).is_none_or(|words| words.is_empty())
@@ -106,7 +107,7 @@ impl Reading<'_> {
         let host = check.writes.is_none() && check.took.is_none();
         self.host(at, "on", check.on.as_deref(), host && !check.kinds().is_empty());
         self.host(at, "of", check.of.as_deref(), check.lag.is_some());
-        self.target(at, check.to.as_deref(), check.sql.is_some());
+        self.target(at, check.on.as_deref(), check.to.as_deref(), check.sql.is_some());
         for (key, pattern) in [("log", &check.log), ("matches", &check.matches), ("fails", &check.fails)] {
             self.pattern(at, key, pattern.as_deref());
         }
@@ -156,10 +157,14 @@ impl Reading<'_> {
         }
     }
 
-    fn target(&mut self, at: &[&str], to: Option<&str>, sql: bool) {
+    fn target(&mut self, at: &[&str], on: Option<&str>, to: Option<&str>, sql: bool) {
         let Some(to) = to else { return };
+        let server = on.and_then(|on| self.lesson.hosts.get(on)).is_some_and(|role| role == POSTGRES_ROLE);
         if !sql {
             self.error(at, "`to` belongs to `sql`".into(), None);
+        } else if server {
+            let hint = "services and passwords are on the client machine: connect from there";
+            self.error(at, "a database host connects to itself only".into(), Some(hint.into()));
         } else if to != "rw" && to != "ro" && !self.lesson.hosts.contains_key(to) {
             self.unknown(at, "to", to);
         }

@@ -137,6 +137,7 @@ fn checks_of_nothing_and_of_too_much_are_refused() {
         ("{ writes: stand-still }", "needs `stays`"),
         ("{ lag: 0, on: m }", "`of` is missing"),
         ("{ sql: select 1, on: client, to: x, equals: 1 }", "the lesson has no host `x`"),
+        ("{ sql: select 1, on: m, to: rw, equals: 1 }", "a database host connects to itself only"),
     ] {
         let shown = check(text);
         assert!(shown.contains(message), "{text}: expected {message:?} in\n{shown}");
