@@ -162,7 +162,7 @@ const SPOILT_SHIPPED: [Spoilt; 2] = [
         what: "      - pgprov: fault cut m\n",
         with: "      - { wait: 1 }\n",
         step: "failure",
-        says: &["**Expected**: no write is acknowledged for 2 s.", "the last one 0.", "pgprov fault cut m"],
+        says: &["**Expected**: no write is acknowledged for 2 s.", "the last one ", "pgprov fault cut m"],
     },
 ];
 
