@@ -22,6 +22,7 @@ pub mod status;
 pub mod suspend;
 pub mod up;
 pub mod validate;
+pub mod watch;
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -67,6 +68,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Load(verb) => load::run(ui, global, &verb),
         Command::Render(args) => render::run(ui, global, &args),
         Command::Graph(args) => graph::run(ui, global, &args),
+        Command::Watch(args) => watch::run(ui, global, &args),
         Command::SshConfig(args) => ssh_config::run(ui, global, &args),
         Command::Suspend(args) => suspend::suspend(ui, global, &args),
         Command::Resume(args) => suspend::resume(ui, global, &args),

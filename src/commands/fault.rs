@@ -254,8 +254,10 @@ fn ends(until: u64) -> String {
     }
 }
 
+/// A duration with its two largest units.
 fn short(seconds: u64) -> String {
-    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+    let all = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    all.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 fn seconds_now() -> u64 {

@@ -81,6 +81,8 @@ pub struct Server {
     pub standbys: Vec<String>,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
+    /// Rows inserted, updated and deleted since its statistics began.
+    pub writes: Option<u64>,
 }
 
 /// Prints the table, or a list of labs when there is no one lab to show.
@@ -136,6 +138,9 @@ fn list(ui: &Ui, global: &Global) -> Result {
     Ok(())
 }
 
+/// What the status scripts of each host said, by role; or why it could not be asked.
+pub type Answers = BTreeMap<String, anyhow::Result<Map<String, Value>>>;
+
 /// Asks all hosts at once, over the connections there are; the others are made.
 pub fn collect(
     state: &LabState,
@@ -144,19 +149,15 @@ pub fn collect(
     infra: Option<&Infra>,
     mut sessions: BTreeMap<String, Session>,
 ) -> Vec<HostStatus> {
-    let answers: BTreeMap<String, anyhow::Result<Map<String, Value>>> = thread::scope(|scope| {
+    let answers: Answers = thread::scope(|scope| {
         let runs = |host: &&Host| infra.is_none() || domain_state(infra, host) == Some(DomainState::Running);
         let asked = lab.hosts.iter().filter(runs);
         let threads: Vec<_> = asked
             .map(|host| {
                 let target = target(state, host);
-                let session = sessions.remove(&host.name);
-                let scripts = rendered
-                    .iter()
-                    .find(|r| r.host == host.name)
-                    .map(|r| r.status.as_slice())
-                    .unwrap_or_default();
-                (host.name.clone(), scope.spawn(move || ask(&target, session, scripts)))
+                let mut session = sessions.remove(&host.name);
+                let scripts = scripts(rendered, &host.name);
+                (host.name.clone(), scope.spawn(move || ask(&target, &mut session, scripts)))
             })
             .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
@@ -164,25 +165,36 @@ pub fn collect(
         };
         threads.into_iter().map(|(name, thread)| (name, join(thread))).collect()
     });
-    lab.hosts
-        .iter()
-        .map(|host| host_status(host, domain_state(infra, host), infra.is_some(), &answers))
-        .collect()
+    of_hosts(lab, infra, &answers)
+}
+
+/// The hosts of a lab, from what they said.
+pub fn of_hosts(lab: &Lab, infra: Option<&Infra>, answers: &Answers) -> Vec<HostStatus> {
+    let status = |host| host_status(host, domain_state(infra, host), infra.is_some(), answers);
+    lab.hosts.iter().map(status).collect()
+}
+
+/// The status scripts of a host, by role.
+pub fn scripts<'a>(rendered: &'a [RenderedHost], host: &str) -> &'a [(String, String)] {
+    rendered.iter().find(|rendered| rendered.host == host).map_or(&[], |rendered| &rendered.status)
 }
 
 fn domain_state(infra: Option<&Infra>, host: &Host) -> Option<DomainState> {
     infra?.domains.get(&host.name).map(|domain| domain.state)
 }
 
-/// Runs the status scripts of all roles and merges what they print.
-fn ask(
+/// Runs the status scripts of all roles and merges what they print. The connection is made when there is none.
+///
+/// # Errors
+/// The host cannot be reached, or does not answer.
+pub fn ask(
     target: &Target,
-    session: Option<Session>,
+    session: &mut Option<Session>,
     scripts: &[(String, String)],
 ) -> anyhow::Result<Map<String, Value>> {
     let session = match session {
         Some(session) => session,
-        None => Session::connect(target, Instant::now() + CONNECT)?,
+        None => session.insert(Session::connect(target, Instant::now() + CONNECT)?),
     };
     let script: String =
         scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n")).collect();
@@ -218,12 +230,7 @@ fn report(value: &Value) -> String {
     ui::printable(&text).lines().collect::<Vec<_>>().join("; ")
 }
 
-fn host_status(
-    host: &Host,
-    domain: Option<DomainState>,
-    observed: bool,
-    answers: &BTreeMap<String, anyhow::Result<Map<String, Value>>>,
-) -> HostStatus {
+fn host_status(host: &Host, domain: Option<DomainState>, observed: bool, answers: &Answers) -> HostStatus {
     let answer = answers.get(&host.name);
     let parts = answer.and_then(|answer| answer.as_ref().ok());
     let postgres = host.has_role(POSTGRES_ROLE).then(|| server(host, answers)).flatten();
@@ -257,7 +264,7 @@ fn host_status(
 }
 
 /// What the server says, with what its upstream says about it: lag and sync state are known only there.
-fn server(host: &Host, answers: &BTreeMap<String, anyhow::Result<Map<String, Value>>>) -> Option<Server> {
+fn server(host: &Host, answers: &Answers) -> Option<Server> {
     let said = |name: &str| answers.get(name)?.as_ref().ok()?.get(POSTGRES_ROLE);
     let own = said(&host.name)?;
     let text = |key: &str| own.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -289,6 +296,7 @@ fn server(host: &Host, answers: &BTreeMap<String, anyhow::Result<Map<String, Val
             .iter()
             .filter_map(|name| Some(name.as_str()?.to_owned()))
             .collect(),
+        writes: own.get("writes").and_then(Value::as_u64),
     })
 }
 
@@ -311,7 +319,8 @@ pub fn table(ui: &Ui, hosts: &[HostStatus]) -> String {
     text
 }
 
-fn row(host: &HostStatus) -> Vec<String> {
+/// The cells of the table that are about a host.
+pub fn row(host: &HostStatus) -> Vec<String> {
     let dash = || "-".to_owned();
     let server = host.postgres.as_ref();
     let version =

@@ -273,3 +273,36 @@ pub fn healed_after_sigkill(suite: &Suite) -> Result<()> {
     ensure!(fast < 200.0, "expected the delay to be gone after the reset, a ping takes {fast} ms");
     Ok(())
 }
+
+/// `watch` draws the lab on a terminal, breaks a host with a key, and heals it with another.
+pub fn watched(suite: &Suite) -> Result<()> {
+    let lab = fresh(suite)?;
+    suite.pgprov(["watch", lab.name]).run()?.exits(2)?.says("watch needs a terminal")?;
+    let screen = lab.state_file("screen");
+    // Keys as a user would press them: down to s and cut it, look for a while, heal everything, leave.
+    let script = format!(
+        "stty rows 40 cols 120 2>/dev/null; (sleep 4; printf j; sleep 1; printf c; sleep 7; printf H; sleep 6; printf q) | \
+         script -qefc 'stty rows 40 cols 120; TERM=xterm PGPROV_STATE_DIR={} {} watch --interval 1 {}' {}",
+        suite.state().display(),
+        suite.program().display(),
+        lab.name,
+        screen.display()
+    );
+    Program::new("bash").args(["-c", &script]).limit(120).ok()?;
+    let drawn = String::from_utf8_lossy(&std::fs::read(&screen)?).into_owned();
+    for wanted in [
+        "lab pair",
+        "primary",
+        "rows written per second",
+        "pgprov fault cut s",
+        "the data cable of s is pulled",
+        "healed: ",
+    ] {
+        ensure!(
+            drawn.contains(wanted),
+            "expected {wanted:?} on the screen, which was\n{}",
+            drawn.escape_debug()
+        );
+    }
+    fault(&lab, &["list"]).ok()?.says("no fault is in force").map(drop)
+}

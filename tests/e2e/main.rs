@@ -86,6 +86,7 @@ const CASES: &[Case] = &[
     Case::new("killed-while-saving", checkpoint::killed_while_saving),
     Case::new("fault-network", fault::of_the_network),
     Case::new("fault-machine", fault::of_the_machine),
+    Case::new("watch-with-keys", fault::watched),
     Case::new("fault-healed-after-sigkill", fault::healed_after_sigkill),
     Case::new("up-starts-from-ready", checkpoint::up_starts_from_ready),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),

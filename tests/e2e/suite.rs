@@ -161,6 +161,11 @@ impl Suite {
             .args(args)
     }
 
+    /// The program that is tested.
+    pub fn program(&self) -> &Path {
+        &self.pgprov
+    }
+
     /// virsh with those arguments: what really exists.
     pub fn virsh<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Program {
         Program::new("virsh").args(["-q"]).args(args)

@@ -27,6 +27,7 @@ fn help_and_version() {
       load        Put load on a lab with pgload, from its host with role `load`
       render      Render all files of all hosts into a folder, without a lab
       graph       Draw the lab
+      watch       Look at a lab as it lives, and break it with a key
       ssh-config  Print an OpenSSH configuration for the hosts of a lab
       suspend     Freeze a lab to disk, with its memory
       resume      Wake a suspended lab
