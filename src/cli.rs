@@ -65,6 +65,8 @@ pub enum Command {
     Validate(TopologyFile),
     /// Show what `up` would do; exit code 4 when there is something to do
     Plan(TopologyFile),
+    /// Show how installed files differ from rendered ones; exit code 4 when they do
+    Diff(TopologyFile),
     /// Create a lab, or bring it in line with its topology
     Up(Up),
     /// Show the hosts of a lab: roles, replication, lag
@@ -367,6 +369,9 @@ pub struct Render {
     /// Folder to write to; one folder a host inside
     #[arg(long, default_value = "rendered", value_name = "DIR")]
     pub out: PathBuf,
+    /// With the secrets of the lab, byte for byte as `up` installs them, readable by you only [default: masked]
+    #[arg(long)]
+    pub secrets: bool,
 }
 
 /// Arguments of graph

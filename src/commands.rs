@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod context;
 pub mod destroy;
+pub mod diff;
 pub mod doctor;
 pub mod exec;
 pub mod fault;
@@ -59,6 +60,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Init(args) => init::run(ui, &args),
         Command::Validate(args) => validate::run(ui, global, &args),
         Command::Plan(args) => plan::run(ui, global, &args.file),
+        Command::Diff(args) => diff::run(ui, global, &args.file),
         Command::Up(args) => up::run(ui, global, &args),
         Command::Status(args) => status::run(ui, global, &args),
         Command::Ssh(args) => ssh::run(global, &args),

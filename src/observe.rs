@@ -6,8 +6,9 @@ use std::{
 };
 
 use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pgplan::{
-    host::{Facts, facts},
+    host::{Facts, HostPlan, facts},
     render::RenderedHost,
 };
 
@@ -41,6 +42,27 @@ pub fn facts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts
     facts::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", rendered.host))
 }
 
+/// Asks a host for its facts, and for the texts of the files that differ.
+///
+/// # Errors
+/// As [`facts`].
+pub fn facts_and_texts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts> {
+    let mut facts = facts(session, rendered)?;
+    let unread = HostPlan::new(rendered, Some(&facts)).unread(rendered);
+    if unread.is_empty() {
+        return Ok(facts);
+    }
+    let script = facts::texts_script(&unread);
+    let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, FACTS)?;
+    let lines = String::from_utf8_lossy(&output.stdout);
+    // A file that went meanwhile has an empty line, and counts as empty.
+    for (path, line) in unread.into_iter().zip(lines.lines()) {
+        let bytes = STANDARD.decode(line).with_context(|| format!("{path} on {}", rendered.host))?;
+        facts.texts.insert(path, String::from_utf8_lossy(&bytes).into_owned());
+    }
+    Ok(facts)
+}
+
 /// Asks all hosts at once; each has until `deadline` to accept the connection.
 pub fn all(hosts: &[(Target, &RenderedHost)], deadline: Instant) -> BTreeMap<String, anyhow::Result<Answer>> {
     std::thread::scope(|scope| {
@@ -49,7 +71,7 @@ pub fn all(hosts: &[(Target, &RenderedHost)], deadline: Instant) -> BTreeMap<Str
             .map(|(target, rendered)| {
                 let ask = move || {
                     let session = Session::connect(target, deadline)?;
-                    let facts = facts(&session, rendered)?;
+                    let facts = facts_and_texts(&session, rendered)?;
                     anyhow::Ok(Answer { session, facts })
                 };
                 (rendered.host.clone(), scope.spawn(ask))

@@ -291,6 +291,12 @@ impl Draft {
         Ok(draft)
     }
 
+    /// What a host should have, and what it has if it could be asked.
+    pub fn seen(&self, host: &str) -> (Option<&RenderedHost>, Option<&Facts>) {
+        let rendered = self.world.hosts.iter().find(|rendered| rendered.host == host);
+        (rendered, self.answers.get(host).map(|answer| &answer.facts))
+    }
+
     /// What there is to work with: the world, what was observed, the state directory, the topology's text.
     ///
     /// # Errors
@@ -506,7 +512,7 @@ fn keep_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
 }
 
 /// The secrets there are; what is missing is masked, since `plan` changes nothing.
-fn look_at_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
+pub(super) fn look_at_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
     let (secrets, _) = vault::Secrets::load_or_new(&state.secrets(), &lab.name, SystemTime::now())?;
     let mut all = context::masked(lab);
     let known = for_rendering(&secrets);

@@ -50,7 +50,7 @@ pub(super) fn boot_and_ask(
             Facts::default()
         } else {
             line.now("asking for facts");
-            observe::facts(&session, rendered)?
+            observe::facts_and_texts(&session, rendered)?
         };
         Ok(Answer { session, facts })
     };

@@ -40,16 +40,39 @@ pub fn edited_files_are_put_right(suite: &Suite) -> Result<()> {
     let plan = suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?;
     let plan = plan
         .says("10-reload.conf (changed)")?
+        .says("-work_mem = 77MB")?
         .says("pg_hba.conf (owner or mode)")?
-        .says("reload PostgreSQL")?;
+        .says("reload PostgreSQL, because of work_mem 77MB -> ")?;
     ensure!(!plan.stdout.contains("restart"), "expected no restart in\n{plan}");
-    lab.up(&lab.file)?.exits(0)?.says("2 changes")?;
+    differences(&lab)?;
+    lab.up(&lab.file)?.exits(0)?.says("3 changes")?;
     lab.psql_becomes("m", "show work_mem", &wanted)?;
     let mode = lab.exec("m", &format!("stat -c %a {CONF}/../pg_hba.conf"))?;
     ensure!(mode == "640", "expected mode 640 of pg_hba.conf, it has {mode}");
     let same = lab.psql("m", STARTED)?;
     ensure!(same == started, "expected no restart: the server ran since {started}, now since {same}");
     lab.is_as_its_topology_says()
+}
+
+/// `diff` shows the lines that were edited, and no secret; `render --secrets` writes what is installed, byte for byte.
+fn differences(lab: &Lab) -> Result<()> {
+    let suite = lab.suite;
+    lab.exec("m", "echo x >>/var/lib/pgprov/postgres/objects.sql")?;
+    let diff = suite.pgprov(["diff"]).args([&lab.file]).run()?.exits(4)?;
+    let conf = format!("m:{CONF}/10-reload.conf");
+    diff.says(&format!("--- {conf} (installed)\n+++ {conf} (rendered)\n@@ "))?
+        .says("\n-work_mem = 77MB\n+work_mem = '")?
+        .says("pg_hba.conf is postgres:postgres 0666, not postgres:postgres 0640")?
+        .says("objects.sql holds another secret")?;
+    let out = suite.folder("with-secrets")?;
+    let all = suite.pgprov(["render", "--secrets", "--out"]).args([&out, &lab.file]).ok()?;
+    let names = "cd / && sha256sum $(cat /var/lib/pgprov/installed)";
+    for line in lab.exec("s", names)?.lines() {
+        let (sum, path) = line.split_once("  ").unwrap_or_default();
+        let rendered = std::fs::read(out.join("s").join(path.trim_start_matches('/')))?;
+        ensure!(pgplan::digest::hex(&rendered) == sum, "expected {path} as it is on s, after\n{all}");
+    }
+    Ok(())
 }
 
 /// The file for settings of one's own is never touched, and what is in it wins.

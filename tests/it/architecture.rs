@@ -72,6 +72,7 @@ fn the_planner_has_these_dependencies_and_no_others() {
     serde_derive_internals
     serde_json
     sha2
+    similar
     strsim
     syn
     tera

@@ -34,7 +34,7 @@ fn a_lab_that_is_not_there_yet() {
         "+ m: file /etc/hosts (new)",
         "+ m: file /etc/postgresql/17/main/pg_hba.conf (new)",
         "+ m: make the data directory",
-        "~ m: set the host name",
+        "~ m: set the host name, because of /etc/hostname",
     ] {
         assert!(inside.contains(&line), "{line} is not in:\n{run}");
     }
@@ -50,6 +50,21 @@ fn a_dry_run_is_the_same_plan() {
         home.run(&["up", "--dry-run", "lab.yaml"]).to_string(),
         home.run(&["plan", "lab.yaml"]).to_string()
     );
+}
+
+#[test]
+fn all_hosts_of_a_new_lab_differ() {
+    let home = Home::new();
+    home.write("lab.yaml", TOPOLOGY);
+    assert_snapshot!(home.run(&["diff", "lab.yaml"]), @r"
+    exit 4
+    -- stdout --
+    m: is not there yet
+    -- stderr --
+    Install what is rendered with: pgprov up lab.yaml
+    ");
+    let json = home.run(&["diff", "-o", "json", "-q", "lab.yaml"]).json();
+    assert_eq!(json, serde_json::json!({"files": [], "new_hosts": ["m"], "unreachable": []}));
 }
 
 #[test]

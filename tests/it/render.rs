@@ -70,6 +70,19 @@ fn files_say_who_wrote_them_and_hold_no_secret() {
     ");
 }
 
+#[test]
+fn there_are_no_secrets_without_a_lab() {
+    let home = Home::new();
+    home.write("lab.yaml", TOPOLOGY);
+    assert_snapshot!(home.run(&["render", "--secrets", "lab.yaml"]), @r"
+    exit 2
+    -- stderr --
+    error: lab lab has no secrets: `up` makes them
+    hint: render without --secrets, or bring the lab up first
+    ");
+    assert!(!home.path("rendered").exists());
+}
+
 /// What a teacher does who wants another message on the hosts: a template of the same name replaces ours.
 #[test]
 fn assets_replace_templates_by_name() {

@@ -18,6 +18,7 @@ fn help_and_version() {
       init        Write a commented topology to start from
       validate    Check a topology and report everything that is wrong with it
       plan        Show what `up` would do; exit code 4 when there is something to do
+      diff        Show how installed files differ from rendered ones; exit code 4 when they do
       up          Create a lab, or bring it in line with its topology
       status      Show the hosts of a lab: roles, replication, lag
       ssh         Log in to a host, or run a command on it

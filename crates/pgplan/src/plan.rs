@@ -11,7 +11,8 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    host::{Facts, HostPlan, Reason},
+    diff,
+    host::{Call, Facts, HostPlan, Reason},
     lab::Lab,
     machine::{self, BootImage, Hypervisor, Snapshot},
     observed::{DomainState, Infra, PoolSeen},
@@ -380,6 +381,9 @@ impl fmt::Display for HostPlan {
             for change in changes {
                 let sign = if change.reason == Reason::New { '+' } else { '~' };
                 writeln!(f, "{sign} {host}: {what} {} ({})", change.what, change.reason)?;
+                for line in diff::brief(change.diff.as_deref().unwrap_or_default()) {
+                    writeln!(f, "      {line}")?;
+                }
             }
         }
         for path in &self.remove {
@@ -392,6 +396,12 @@ impl fmt::Display for HostPlan {
             writeln!(f, "~ {host}: {handler}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, because of {}", self.what, self.because.join(", "))
     }
 }
 

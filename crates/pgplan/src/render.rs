@@ -123,6 +123,9 @@ pub struct File {
     pub once: bool,
     /// Masked when shown.
     pub secret: bool,
+    /// What its lines are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<role::Format>,
     /// Installed before packages as well.
     pub before_packages: bool,
     /// Script that accepts `$1`.
@@ -167,6 +170,11 @@ impl File {
     /// What is in the file.
     pub fn bytes(&self) -> &[u8] {
         self.binary.as_ref().map_or(self.content.as_bytes(), |binary| &binary.0)
+    }
+
+    /// Whether people may see what is in it: neither a secret nor a program.
+    pub fn is_shown(&self) -> bool {
+        !self.secret && self.binary.is_none()
     }
 }
 
@@ -460,6 +468,7 @@ impl Scope<'_> {
             mode: file.mode.clone(),
             once: file.once,
             secret: file.secret,
+            format: file.format,
             before_packages: file.before_packages,
             validate: file.validate.as_deref().map(|script| self.text(script, &path)).transpose()?,
             notify: file.notify.clone(),

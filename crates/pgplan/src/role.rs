@@ -6,7 +6,7 @@
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::topology::Release;
 
@@ -99,6 +99,8 @@ pub struct File {
     /// Holds a secret: its content is never shown.
     #[serde(default)]
     pub secret: bool,
+    /// What its lines are: with `settings`, a plan names the ones that change, and a change of comments calls no handler.
+    pub format: Option<Format>,
     /// How a comment starts in this kind of file, for the header; empty for files that cannot carry one.
     #[serde(default = "hash")]
     pub comment: String,
@@ -111,6 +113,14 @@ pub struct File {
     /// Handlers to run when the file changes.
     #[serde(default)]
     pub notify: Vec<String>,
+}
+
+/// What the lines of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `name = value`, with `#` comments.
+    Settings,
 }
 
 /// Something to do once, known to be done by a check.

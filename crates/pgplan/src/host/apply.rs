@@ -195,9 +195,8 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
             );
         }
     }
-    let called: BTreeSet<&String> =
-        plan.files.iter().flat_map(|change| &rendered.files[change.index].notify).collect();
-    let _ = writeln!(out, "{}", notes(&called));
+    let called = plan.called(rendered);
+    let _ = writeln!(out, "{}", notes(&called.keys().collect()));
     if !contents.is_empty() {
         let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
         let rename = format!(r#"perl -ne 'chomp; rename "$_{NEW}", $_ or die "$_: $!\n"; print "$_\n"'"#);

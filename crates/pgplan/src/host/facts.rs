@@ -52,6 +52,9 @@ pub struct Facts {
     pub done: BTreeSet<usize>,
     /// Handlers that an earlier run called and did not come to, by [`slug`].
     pub due: BTreeSet<String>,
+    /// Texts by path, of the files that differ; asked for apart, see [`HostPlan::unread`](super::HostPlan::unread).
+    #[serde(skip)]
+    pub texts: BTreeMap<String, String>,
 }
 
 /// Owner and permissions of a path.
@@ -105,6 +108,15 @@ pub fn script(rendered: &RenderedHost) -> String {
             writeln!(out, "(\n{}\n) >/dev/null 2>&1 </dev/null 9>&- && echo {index}", task.unless.trim_end());
     }
     out.push_str("echo @end\n");
+    out
+}
+
+/// The script that prints the content of each of those files, in base64 on a line of its own.
+pub fn texts_script(paths: &[String]) -> String {
+    let mut out = String::new();
+    for path in paths {
+        let _ = writeln!(out, "base64 -w0 {path}; echo");
+    }
     out
 }
 
