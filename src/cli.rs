@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use serde::{Deserialize, Serialize};
 
 pub use fault::*;
 pub use ha::*;
@@ -64,7 +65,7 @@ pub enum Command {
     /// Check a topology and report everything that is wrong with it
     Validate(TopologyFile),
     /// Show what `up` would do; exit code 4 when there is something to do
-    Plan(TopologyFile),
+    Plan(Plan),
     /// Show how installed files differ from rendered ones; exit code 4 when they do
     Diff(TopologyFile),
     /// Create a lab, or bring it in line with its topology
@@ -129,6 +130,33 @@ pub struct TopologyFile {
     pub file: PathBuf,
 }
 
+/// Arguments of plan
+#[derive(Args, Debug)]
+pub struct Plan {
+    /// Topology file
+    #[arg(value_name = "TOPOLOGY")]
+    pub file: PathBuf,
+    /// What becomes of restarts
+    #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
+    pub restart: Restart,
+    /// Save the plan; `pgprov up FILE.json` then makes exactly these changes, or none when anything is different by then
+    #[arg(long, value_name = "FILE.json")]
+    pub out: Option<PathBuf>,
+}
+
+/// What becomes of restarts
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restart {
+    /// Servers that have to be restarted are, one after the other, standbys first
+    #[default]
+    Auto,
+    /// None is: `plan` and `status` say what waits for it
+    Never,
+    /// All servers are, one after the other, standbys first
+    Rolling,
+}
+
 /// A lab by name or topology
 #[derive(Args, Clone, Debug, Default)]
 pub struct LabArg {
@@ -167,12 +195,15 @@ pub struct Init {
 /// Arguments of up
 #[derive(Args, Debug)]
 pub struct Up {
-    /// Topology file
+    /// Topology file, or a plan that `plan --out` saved
     #[arg(value_name = "TOPOLOGY")]
     pub file: PathBuf,
     /// Show the plan and stop, as `pgprov plan` does
     #[arg(long)]
     pub dry_run: bool,
+    /// What becomes of restarts
+    #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
+    pub restart: Restart,
     /// Do what interrupts or destroys hosts without asking
     #[arg(short, long)]
     pub yes: bool,
@@ -514,4 +545,14 @@ pub struct ImageRemove {
 pub struct Completion {
     /// The shell
     pub shell: Shell,
+}
+
+impl From<Restart> for pgplan::plan::Restart {
+    fn from(restart: Restart) -> Self {
+        match restart {
+            Restart::Auto => Self::Auto,
+            Restart::Never => Self::Never,
+            Restart::Rolling => Self::Rolling,
+        }
+    }
 }

@@ -59,7 +59,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
     match cli.command {
         Command::Init(args) => init::run(ui, &args),
         Command::Validate(args) => validate::run(ui, global, &args),
-        Command::Plan(args) => plan::run(ui, global, &args.file),
+        Command::Plan(args) => plan::run(ui, global, &args),
         Command::Diff(args) => diff::run(ui, global, &args.file),
         Command::Up(args) => up::run(ui, global, &args),
         Command::Status(args) => status::run(ui, global, &args),

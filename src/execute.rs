@@ -5,6 +5,7 @@
 //! others, except those that wait for it.
 
 mod inside;
+mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use anyhow::{Context as _, bail};
 use pgplan::{
     lab::{Host, Lab, disk_name},
     machine::{self, BootImage, Hypervisor, ImagePart, SnapshotPart, Template},
-    plan::{Plan, Step, Wanted},
+    plan::{Plan, Restart, Step, Wanted},
     render::RenderedHost,
     size::Bytes,
     topology::DiskFormat,
@@ -25,7 +26,10 @@ use pgplan::{
 use tokio::sync::{Semaphore, watch};
 
 use self::inside::{boot_and_ask, configure, install};
-pub use self::inside::{set_clock, set_clock_command};
+pub use self::{
+    inside::{set_clock, set_clock_command},
+    turns::turns,
+};
 use crate::{
     libvirt::Libvirt,
     observe::Answer,
@@ -100,10 +104,42 @@ pub struct Failures {
     pub timeout: bool,
 }
 
+impl Failures {
+    /// Those failures, if any, and one more.
+    pub fn with(earlier: Option<Self>, error: &anyhow::Error) -> Self {
+        let timeout = earlier.as_ref().is_some_and(|failures| failures.timeout);
+        let texts = earlier.map(|failures| failures.text).into_iter().chain([format!("{error:#}")]);
+        Self { text: texts.collect::<Vec<_>>().join("\n"), timeout }
+    }
+}
+
 /// A host that did not answer in time, with the end of its console.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct NoAnswer(String);
+
+/// A host that runs and does not answer: others go on without it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unreachable(String);
+
+/// How the way of a host ended, for those that wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Ready,
+    Unreachable,
+    Failed,
+}
+
+/// What became of hosts.
+pub struct Done {
+    /// What each host cost that is as it should be.
+    pub timings: Vec<Timing>,
+    /// Hosts that answered, as they are now.
+    pub answers: BTreeMap<String, Answer>,
+    /// Hosts that are not as they should be.
+    pub failures: Option<Failures>,
+}
 
 /// Performs a step on the hypervisor. Every one may be repeated: a step that was done before does no harm.
 ///
@@ -210,7 +246,7 @@ fn upload(world: &World, name: &str) -> Result<(), crate::libvirt::Error> {
 
 impl World {
     /// What the lab should be, for the planner.
-    pub fn wanted(&self) -> Wanted<'_> {
+    pub fn wanted(&self, restart: Restart) -> Wanted<'_> {
         Wanted {
             lab: &self.lab,
             hypervisor: &self.hypervisor,
@@ -219,6 +255,7 @@ impl World {
             ssh_public_key: &self.ssh_public_key,
             pinned: &self.pinned,
             hosts: &self.hosts,
+            restart,
         }
     }
 
@@ -252,24 +289,24 @@ impl World {
 
 /// Brings hosts in line, all at the same time.
 ///
-/// `answers` has the hosts that were asked already; the others are started (when the plan says so) and asked here. Returns
-/// what each host cost, and the answers of all hosts as they are now.
+/// `answers` has the hosts that were asked already; the others are started (when the plan says so) and asked here. All that
+/// can succeed has when it returns.
 ///
 /// # Errors
-/// The hosts that failed and why, after all that can succeed has.
+/// A defect.
 pub async fn hosts(
     world: Arc<World>,
     plan: &Plan,
     mut answers: BTreeMap<String, Answer>,
     made_from: Arc<MadeFrom>,
-) -> anyhow::Result<(Vec<Timing>, BTreeMap<String, Answer>)> {
+) -> anyhow::Result<Done> {
     let starts: Vec<&str> = plan.steps.iter().filter_map(Step::starts).collect();
     let copies: Vec<&str> = plan.steps.iter().filter_map(Step::copies).collect();
     let fresh: Vec<&str> = plan.steps.iter().filter_map(Step::creates).collect();
     let planned = plan.hosts.iter().filter(|host| !host.is_empty()).map(|host| host.host.as_str());
     let work: BTreeSet<&str> =
         planned.chain(plan.unasked.iter().map(String::as_str)).chain(starts.iter().copied()).collect();
-    let mut ready: BTreeMap<String, watch::Receiver<Option<bool>>> = BTreeMap::new();
+    let mut ready: BTreeMap<String, watch::Receiver<Option<End>>> = BTreeMap::new();
     let mut senders = BTreeMap::new();
     for host in &work {
         let (sender, receiver) = watch::channel(None);
@@ -303,7 +340,7 @@ pub async fn hosts(
         tasks.spawn(async move {
             let line = pipeline.line.clone();
             let result = pipeline.run(&boots).await;
-            sender.send_replace(Some(result.is_ok()));
+            sender.send_replace(Some(end(&result)));
             match &result {
                 Ok((timing, _)) => line.done(&summary(timing)),
                 Err(_) => line.failed("failed"),
@@ -322,9 +359,19 @@ pub async fn hosts(
             (name, Err(error)) => failures.push((name, error)),
         }
     }
-    if failures.is_empty() {
-        return Ok((timings, answers));
+    let failures = if failures.is_empty() { None } else { Some(gather(failures)) };
+    Ok(Done { timings, answers, failures })
+}
+
+fn end<T>(result: &anyhow::Result<T>) -> End {
+    match result {
+        Ok(_) => End::Ready,
+        Err(error) if error.is::<Unreachable>() => End::Unreachable,
+        Err(_) => End::Failed,
     }
+}
+
+fn gather(mut failures: Vec<(String, anyhow::Error)>) -> Failures {
     // What only waited for another host that failed is not a cause.
     failures.sort_by_key(|(_, error)| error.downcast_ref::<Skipped>().is_some());
     let text: Vec<String> = failures.iter().map(|(name, error)| format!("{name}: {error:#}")).collect();
@@ -332,7 +379,7 @@ pub async fn hosts(
         cause.is::<NoAnswer>() || cause.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout)
     };
     let timeout = failures.iter().any(|(_, error)| error.chain().any(timed_out));
-    Err(Failures { text: text.join("\n"), timeout }.into())
+    Failures { text: text.join("\n"), timeout }
 }
 
 fn summary(timing: &Timing) -> String {
@@ -382,7 +429,7 @@ struct Pipeline {
     start: Option<Step>,
     fresh: bool,
     answer: Option<Answer>,
-    waits: Vec<(String, watch::Receiver<Option<bool>>)>,
+    waits: Vec<(String, watch::Receiver<Option<End>>)>,
     line: Line,
 }
 
@@ -421,9 +468,12 @@ impl Pipeline {
             self.line.now("waiting for its turn");
         }
         for (name, receiver) in &mut self.waits {
-            let done = receiver.wait_for(Option::is_some).await.map(|done| *done);
-            if !matches!(done, Ok(Some(true))) {
-                bail!(Skipped(name.clone()));
+            let end = receiver.wait_for(Option::is_some).await.map(|end| *end);
+            // A host that was there before needs no other one to be kept in line.
+            match end {
+                Ok(Some(End::Ready)) => {}
+                Ok(Some(End::Unreachable)) if !self.fresh => {}
+                _ => bail!(Skipped(name.clone())),
             }
         }
         let begun = Instant::now();

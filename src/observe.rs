@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pgplan::{
-    host::{Facts, HostPlan, facts},
+    host::{Details, Facts, HostPlan, facts},
     render::RenderedHost,
 };
 
@@ -42,24 +42,19 @@ pub fn facts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts
     facts::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", rendered.host))
 }
 
-/// Asks a host for its facts, and for the texts of the files that differ.
+/// Asks a host for its facts, and for what they mean where it is not as it should be.
 ///
 /// # Errors
 /// As [`facts`].
-pub fn facts_and_texts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts> {
+pub fn facts_and_details(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts> {
     let mut facts = facts(session, rendered)?;
-    let unread = HostPlan::new(rendered, Some(&facts)).unread(rendered);
-    if unread.is_empty() {
+    let details = HostPlan::new(rendered, Some(&facts)).unknown(rendered);
+    if details == Details::default() {
         return Ok(facts);
     }
-    let script = facts::texts_script(&unread);
+    let script = details.script(rendered);
     let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, FACTS)?;
-    let lines = String::from_utf8_lossy(&output.stdout);
-    // A file that went meanwhile has an empty line, and counts as empty.
-    for (path, line) in unread.into_iter().zip(lines.lines()) {
-        let bytes = STANDARD.decode(line).with_context(|| format!("{path} on {}", rendered.host))?;
-        facts.texts.insert(path, String::from_utf8_lossy(&bytes).into_owned());
-    }
+    facts.add(&String::from_utf8_lossy(&output.stdout), |line| STANDARD.decode(line).ok());
     Ok(facts)
 }
 
@@ -71,7 +66,7 @@ pub fn all(hosts: &[(Target, &RenderedHost)], deadline: Instant) -> BTreeMap<Str
             .map(|(target, rendered)| {
                 let ask = move || {
                     let session = Session::connect(target, deadline)?;
-                    let facts = facts_and_texts(&session, rendered)?;
+                    let facts = facts_and_details(&session, rendered)?;
                     anyhow::Ok(Answer { session, facts })
                 };
                 (rendered.host.clone(), scope.spawn(ask))

@@ -9,12 +9,13 @@ use std::{
 };
 
 use pgplan::{
+    digest,
     host::Facts,
     lab::{self, Lab, Pins},
     machine::{self, Accel, BootImage, POOL_PATH},
     observed::{DomainState, Infra},
-    plan::{self, Plan, Step},
-    render::RenderedHost,
+    plan::{self, Plan, Restart, Step},
+    render::{RenderedHost, Roles},
     secrets::{Credential, HostCertificate, Secrets},
     topology::Topology,
 };
@@ -22,11 +23,13 @@ use pgplan::{
 use super::{
     checkpoint,
     context::{self, Assets, CONNECT},
-    image, status,
+    image,
+    plan::Saved,
+    status,
 };
 use crate::{
     checkpoint::{READY, Store, save as save_checkpoint},
-    cli::{Global, Up},
+    cli::{self, Global, Up},
     connect,
     error::{Error, Kind, Result},
     execute::{self, MadeFrom, Timing, World},
@@ -63,6 +66,8 @@ pub enum Mode {
 pub struct Draft {
     /// What will be done.
     pub plan: Plan,
+    /// What becomes of restarts.
+    restart: Restart,
     /// What was observed.
     infra: Infra,
     world: Arc<World>,
@@ -72,6 +77,7 @@ pub struct Draft {
     /// Whether this run made the state directory.
     is_new: bool,
     text: String,
+    roles: Roles,
 }
 
 /// Brings the lab in line with its topology.
@@ -79,24 +85,34 @@ pub struct Draft {
 /// # Errors
 /// The topology has errors, something is missing on this machine, a step failed, or consent was not given.
 pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
+    let saved = Saved::read(&args.file)?;
+    let (file, restart) = match &saved {
+        Some(saved) => (saved.topology.as_path(), saved.restart),
+        None => (args.file.as_path(), args.restart),
+    };
     if args.dry_run {
-        return super::plan::run(ui, global, &args.file);
+        return super::plan::run(ui, global, &cli::Plan { file: file.to_owned(), restart, out: None });
     }
     let begun = Instant::now();
     let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout), by_boot: args.boot };
-    checkpoint::finish_pending(ui, global, &args.file)?;
-    let mut draft = Draft::new(ui, global, &args.file, mode)?;
+    checkpoint::finish_pending(ui, global, file)?;
+    let mut draft = Draft::new(ui, global, file, mode)?.with_restart(restart.into());
     let mut restored = false;
-    if !args.boot && !args.no_checkpoint && draft.is_put_away()? {
+    if saved.is_none() && !args.boot && !args.no_checkpoint && draft.is_put_away()? {
         // Going back needs the lab's lock.
         drop(draft);
-        restored = checkpoint::from_ready(ui, global, &args.file)?;
-        draft = Draft::new(ui, global, &args.file, mode)?;
+        restored = checkpoint::from_ready(ui, global, file)?;
+        draft = Draft::new(ui, global, file, mode)?.with_restart(restart.into());
+    }
+    if let Some(Err(refusal)) = saved.map(|saved| saved.refuse_other(&draft)) {
+        draft.abandon()?;
+        return Err(refusal);
     }
     draft.warn_of_faults(ui)?;
     let is_fresh = draft.plan.steps.iter().any(|step| step.creates().is_some());
     let mut changes = usize::from(restored);
     let mut timings: Vec<Timing> = Vec::new();
+    let mut agreed = BTreeSet::new();
     for round in 0..=ROUNDS {
         for note in draft.plan.notes.iter().filter(|_| round == 0) {
             ui.warn(note);
@@ -110,13 +126,16 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
                 draft.plan
             )));
         }
-        if round == 0
-            && let Err(refusal) = draft.admit(ui, args.yes)
-        {
-            draft.abandon()?;
-            return Err(refusal);
+        // What comes to light only later needs consent as well.
+        let disruptive = draft.plan.disruptive();
+        if round == 0 || disruptive.iter().any(|what| !agreed.contains(what)) {
+            if let Err(refusal) = draft.admit(ui, args.yes) {
+                draft.abandon()?;
+                return Err(refusal);
+            }
+            agreed.extend(disruptive);
         }
-        let steps = draft.plan.steps.len();
+        let steps = draft.plan.steps.len() + draft.plan.turns.len();
         let done = draft.execute()?;
         changes += steps + done.iter().map(|timing| timing.changes).sum::<usize>();
         timings.extend(done);
@@ -277,6 +296,7 @@ impl Draft {
         };
         let mut draft = Self {
             plan: Plan::default(),
+            restart: Restart::default(),
             infra,
             world: Arc::new(world),
             answers: BTreeMap::new(),
@@ -284,6 +304,7 @@ impl Draft {
             state: state.zip(lock),
             is_new,
             text,
+            roles: assets.roles.clone(),
         };
         if mode != Mode::Restore {
             draft.ask_and_plan();
@@ -295,6 +316,21 @@ impl Draft {
     pub fn seen(&self, host: &str) -> (Option<&RenderedHost>, Option<&Facts>) {
         let rendered = self.world.hosts.iter().find(|rendered| rendered.host == host);
         (rendered, self.answers.get(host).map(|answer| &answer.facts))
+    }
+
+    /// The topology's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// SHA-256 of what roles and templates make of the topology, secrets masked.
+    ///
+    /// # Errors
+    /// A template that cannot be rendered.
+    pub fn rendered(&self) -> Result<String> {
+        let lab = &self.world.lab;
+        let hosts = self.roles.render(lab, &context::masked(lab))?;
+        Ok(digest::hex(&serde_json::to_vec(&hosts)?))
     }
 
     /// What there is to work with: the world, what was observed, the state directory, the topology's text.
@@ -335,6 +371,13 @@ impl Draft {
         }
     }
 
+    /// Plans anew with another wish for restarts.
+    pub fn with_restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self.make_plan();
+        self
+    }
+
     /// Asks the hosts that run, and plans.
     fn ask_and_plan(&mut self) {
         let running = |host: &&RenderedHost| {
@@ -354,6 +397,10 @@ impl Draft {
         // A host that does not answer may still be booting: the plan then has everything for it, and execution waits.
         let answers = observe::all(&asked, Instant::now() + CONNECT);
         self.answers.extend(answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))));
+        self.make_plan();
+    }
+
+    fn make_plan(&mut self) {
         let facts: BTreeMap<String, Facts> =
             self.answers.iter().map(|(name, answer)| (name.clone(), answer.facts.clone())).collect();
         self.made_from = self
@@ -363,7 +410,7 @@ impl Draft {
             .filter_map(|(host, disk)| Some((host.clone(), (disk.image.clone()?, disk.layer))))
             .collect();
         let world = &self.world;
-        let wanted = world.wanted();
+        let wanted = world.wanted(self.restart);
         self.plan = plan::plan(&wanted, &self.infra, &facts);
     }
 
@@ -383,7 +430,7 @@ impl Draft {
     /// Refuses what cannot work, and asks for consent to what interrupts.
     fn admit(&self, ui: &Ui, yes: bool) -> Result {
         let world = &self.world;
-        let wanted = world.wanted();
+        let wanted = world.wanted(self.restart);
         let shortages = plan::shortages(&self.plan, &wanted, &self.infra, world.image_size);
         if !shortages.is_empty() {
             let rows: Vec<Vec<String>> = shortages
@@ -438,19 +485,28 @@ impl Draft {
         let (plan, answers, made_from) =
             (&self.plan, std::mem::take(&mut self.answers), Arc::new(self.made_from.clone()));
         let world = Arc::clone(&self.world);
-        let done = runtime.block_on(execute::hosts(world, plan, answers, made_from));
-        let (timings, answers) = done.map_err(|error| {
-            let timeout = error.downcast_ref::<execute::Failures>().is_some_and(|failures| failures.timeout);
-            let kind = if timeout { Kind::Timeout } else { Kind::Failed };
-            Error::new(kind, format!("{error:#}"))
-                .hint("nothing was destroyed: look around with `pgprov ssh` or `pgprov logs HOST --console`, then run `pgprov up` again")
-        })?;
-        self.answers = answers;
-        Ok(timings)
+        let done = runtime.block_on(execute::hosts(Arc::clone(&world), plan, answers, made_from))?;
+        self.answers = done.answers;
+        let mut failures = done.failures;
+        if let Err(error) = execute::turns(&world, &self.plan.turns, &mut self.answers) {
+            failures = Some(execute::Failures::with(failures, &error));
+        }
+        match failures {
+            None => Ok(done.timings),
+            Some(failures) => {
+                let kind = if failures.timeout { Kind::Timeout } else { Kind::Failed };
+                Err(Error::new(kind, failures)
+                    .hint("nothing was destroyed: look around with `pgprov ssh` or `pgprov logs HOST --console`, then run `pgprov up` again"))
+            }
+        }
     }
 
     /// Observes the hypervisor anew; the hosts that changed were asked right after, and those that did not, before.
     fn observe_again(&mut self) -> Result {
+        if self.restart == Restart::Rolling {
+            // All had their turn.
+            self.restart = Restart::Auto;
+        }
         self.infra = self.world.libvirt.observe(&self.world.lab.name)?;
         self.ask_and_plan();
         Ok(())

@@ -13,13 +13,15 @@ use pgplan::{
     render::RenderedHost,
 };
 
-use super::{MadeFrom, NoAnswer, World, step};
+use super::{MadeFrom, NoAnswer, Unreachable, World, step};
 use crate::{
     observe::{self, Answer},
     ssh::{self, Session},
     ui::Line,
 };
 
+/// How long a host that runs already may take to answer.
+const REACH: Duration = Duration::from_secs(60);
 /// How much of the console is shown when a host does not answer.
 const CONSOLE_BYTES: u64 = 2000;
 
@@ -39,8 +41,10 @@ pub(super) fn boot_and_ask(
     } else {
         line.now("connecting");
     }
+    // One that runs already may still be on its way up after a run that was ended.
+    let limit = if start.is_some() { world.boot_limit } else { world.boot_limit.min(REACH) };
     let connect = || -> anyhow::Result<Answer> {
-        let session = Session::connect(target, Instant::now() + world.boot_limit)?;
+        let session = Session::connect(target, Instant::now() + limit)?;
         // One that was suspended is behind by as long as it slept.
         if start.is_some() && !fresh {
             set_clock(&session)?;
@@ -50,12 +54,18 @@ pub(super) fn boot_and_ask(
             Facts::default()
         } else {
             line.now("asking for facts");
-            observe::facts_and_texts(&session, rendered)?
+            let mut facts = observe::facts_and_details(&session, rendered)?;
+            // Nobody was asked about what it would lose.
+            facts.changes.clear();
+            facts
         };
         Ok(Answer { session, facts })
     };
     connect().map_err(|error| {
         let timeout = error.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout);
+        if timeout && start.is_none() {
+            return Unreachable(format!("{error:#}")).into();
+        }
         let console = world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES);
         match console {
             Ok(Some(tail)) if timeout && !tail.trim().is_empty() => {
@@ -113,7 +123,18 @@ fn apply_plan(
     line: &Line,
 ) -> anyhow::Result<()> {
     line.now(&format!("applying {} changes", plan.len()));
-    let bundle = apply::bundle(rendered, plan);
+    let seconds = plan.tasks.iter().map(|task| u64::from(rendered.tasks[task.index].seconds)).sum();
+    run_bundle(session, rendered, &apply::bundle(rendered, plan), seconds, line)
+}
+
+/// Runs a bundle on a host: its tasks and handlers may take that many seconds.
+pub(super) fn run_bundle(
+    session: &Session,
+    rendered: &RenderedHost,
+    bundle: &Bundle,
+    seconds: u64,
+    line: &Line,
+) -> anyhow::Result<()> {
     let mut failed: Option<Event> = None;
     let mut finished = false;
     let mut on_line = |text: &str| {
@@ -125,10 +146,9 @@ fn apply_plan(
             _ => {}
         }
     };
-    let limit = Duration::from_secs(
-        plan.tasks.iter().map(|t| u64::from(rendered.tasks[t.index].seconds)).sum::<u64>() + 1800,
-    );
-    let output = session.run(&Bundle::command(), &tar(&bundle)?, &mut on_line, limit)?;
+    // Packages, and what handlers take.
+    let limit = Duration::from_secs(seconds + 1800);
+    let output = session.run(&Bundle::command(), &tar(bundle)?, &mut on_line, limit)?;
     if let Some(event) = failed {
         let log = STANDARD.decode(&event.output).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).trim().to_owned();

@@ -1,8 +1,7 @@
+{% include "postgres/objects-quiet.sql" %}
 -- Prints t when objects.sql has nothing to do. One pass over each catalog: this runs at every `pgprov up`.
--- Slow or not, in error or not: statements with verifiers do not belong in the log.
-set log_min_duration_statement = -1;
-set log_statement = none;
-set log_min_error_statement = panic;
+with
+{% include "postgres/objects-wanted.sql" %}
 select {% if slots %}({% if lab.failover.engine == "pgagent" %}pg_is_in_recovery() or {% endif %}(select count(*) from pg_replication_slots where slot_name in ('{{ slots | join(sep="', '") }}')) = {{ slots | length }})
   and {% endif %}(pg_is_in_recovery() or (
     (select string_agg(rolname || ' ' || rolcanlogin || ' ' || coalesce(rolpassword, ''), ',' order by rolname collate "C") from pg_authid
@@ -14,4 +13,5 @@ select {% if slots %}({% if lab.failover.engine == "pgagent" %}pg_is_in_recovery
       from pg_authid where rolname = '{{ user.name }}')
 {% for group in user.member_of %}    and exists (select from pg_auth_members where roleid = to_regrole('{{ group }}') and member = to_regrole('{{ user.name }}'))
 {% endfor %}{% endfor %}{% for database in lab.postgres.databases %}    and exists (select from pg_database where datname = '{{ database.name }}' and datdba = to_regrole('{{ database.owner }}'))
-{% endfor %}  ));
+{% endfor %}    and not exists (select from wanted where (kind, name, mark) not in (select kind, name, mark from marked))
+    and not exists (select from gone)));

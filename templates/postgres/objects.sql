@@ -1,11 +1,7 @@
 -- Brings roles, databases, extensions and replication slots in line with the topology. May run any number of times.
 -- A commit must not wait for a standby that is only about to be made.
 set synchronous_commit = local;
-set client_min_messages = warning;
--- Slow or not, in error or not: statements with verifiers do not belong in the log.
-set log_min_duration_statement = -1;
-set log_statement = none;
-set log_min_error_statement = panic;
+{% include "postgres/objects-quiet.sql" %}
 {% for slot in slots %}
 select pg_create_physical_replication_slot('{{ slot }}', true)
   where not exists (select from pg_replication_slots where slot_name = '{{ slot }}')
@@ -27,6 +23,34 @@ alter role replicator replication;
 -- pg_rewind, which brings an old primary back, reads the source with these.
 grant execute on function pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text),
   pg_read_binary_file(text, bigint, bigint, boolean) to replicator;
+-- Users that the topology no longer has. What they own is not ours to throw away.
+do $$
+declare
+  lost record;
+  places text;
+begin
+  for lost in
+    with
+{% include "postgres/objects-wanted.sql" %}
+    select name from gone where kind = 'user'
+  loop
+    select string_agg(distinct case when dbid = 0 then pg_describe_object(classid, objid, objsubid) else 'database ' || datname end, ', ')
+      into places from pg_shdepend left join pg_database on pg_database.oid = dbid
+      where refclassid = 'pg_authid'::regclass and refobjid = to_regrole(quote_ident(lost.name))::oid and classid <> 'pg_auth_members'::regclass;
+    if places is not null then
+      raise 'user % cannot be dropped: it owns objects, or has privileges, in %', lost.name, places
+        using hint = format('hand them over there, or throw them away: REASSIGN OWNED BY %1$I TO ...; DROP OWNED BY %1$I', lost.name);
+    end if;
+    execute format('drop role %I', lost.name);
+  end loop;
+end $$;
+-- Memberships that the topology gave and no longer has.
+with
+{% include "postgres/objects-wanted.sql" %}
+select format('revoke %I from %I', membership, name) from wanted join marked using (kind, name),
+  unnest(string_to_array(substring(marked.mark from ', member of (.*)$'), ', ')) as membership
+  where kind = 'user' and to_regrole(quote_ident(membership)) is not null
+    and membership <> all (string_to_array(coalesce(substring(wanted.mark from ', member of (.*)$'), ''), ', ')) \gexec
 {% for user in lab.postgres.users %}
 alter role {{ user.name }} {% for attribute in role_attributes %}{% if attribute in user.attributes %}{{ attribute }}{% else %}no{{ attribute }}{% endif %} {% endfor %};
 {% for group in user.member_of %}grant {{ group }} to {{ user.name }};
@@ -35,11 +59,27 @@ alter role {{ user.name }} {% for attribute in role_attributes %}{% if attribute
 select 'create database {{ database.name }} owner {{ database.owner }}'
   where not exists (select from pg_database where datname = '{{ database.name }}') \gexec
 alter database {{ database.name }} owner to {{ database.owner }};
-{% if database.extensions %}
+-- Extensions that the topology made and no longer has go, unless something needs them.
+select {{ database.extensions | length }} > 0 or coalesce(shobj_description(oid, 'pg_database') like 'pgprov: %, extensions %', false) as visit
+  from pg_database where datname = '{{ database.name }}' \gset
+\if :visit
 \connect {{ database.name }}
 set synchronous_commit = local;
+{% include "postgres/objects-quiet.sql" %}
 {% for extension in database.extensions %}create extension if not exists "{{ extension }}";
 {% endfor %}
+with
+{% include "postgres/objects-wanted.sql" %}
+select format('drop extension if exists %I', extension) from wanted join marked using (kind, name),
+  unnest(string_to_array(substring(marked.mark from ', extensions (.*)$'), ', ')) as extension
+  where kind = 'database' and name = current_database()
+    and extension <> all (string_to_array(coalesce(substring(wanted.mark from ', extensions (.*)$'), ''), ', ')) \gexec
 \connect postgres
 set synchronous_commit = local;
-{% endif %}{% endfor %}
+{% include "postgres/objects-quiet.sql" %}
+\endif
+{% endfor %}
+-- Last: what failed half way is done again.
+with
+{% include "postgres/objects-wanted.sql" %}
+select format('comment on %s %I is %L', case kind when 'user' then 'role' else kind end, name, mark) from wanted \gexec

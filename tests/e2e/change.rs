@@ -96,7 +96,7 @@ fn user_file_wins(lab: &Lab, file: &str) -> Result<()> {
 }
 
 /// The topology of the main lab with one more PostgreSQL setting.
-fn with_setting(suite: &Suite, name: &str, setting: &str) -> Result<PathBuf> {
+pub fn with_setting(suite: &Suite, name: &str, setting: &str) -> Result<PathBuf> {
     let text = suite.repository_file("topologies/lab.yaml")?;
     let edited = text.replace("  settings:\n", &format!("  settings:\n    {setting}\n"));
     ensure!(edited != text, "expected `settings:` in topologies/lab.yaml");
@@ -116,22 +116,6 @@ pub fn setting_is_reloaded(suite: &Suite) -> Result<()> {
     let same = [lab.psql("m", STARTED)?, lab.psql("s", STARTED)?];
     ensure!(same == started, "expected no restart: the servers ran since {started:?}, now since {same:?}");
     lab.up(&lab.file)?.exits(0).map(drop)
-}
-
-/// A setting that needs a restart restarts the servers, and replication goes on.
-pub fn setting_is_restarted(suite: &Suite) -> Result<()> {
-    let lab = suite.lab(&MAIN)?;
-    let file = with_setting(suite, "shared_buffers.yaml", "shared_buffers: 80MB")?;
-    let started = lab.psql("m", STARTED)?;
-    suite.pgprov(["plan"]).args([&file]).run()?.exits(4)?.says("m: restart PostgreSQL")?;
-    lab.up(&file)?.exits(0)?;
-    lab.psql_becomes("m", "show shared_buffers", "80MB")?;
-    lab.psql_becomes("s", "show shared_buffers", "80MB")?;
-    let now = lab.psql("m", STARTED)?;
-    ensure!(now != started, "expected a restart: the server still runs since {started}");
-    lab.up(&lab.file)?.exits(0)?;
-    lab.streams("m", "s", "after restarts")?;
-    lab.is_as_its_topology_says()
 }
 
 /// A standby of the standby is added to a lab that runs, and goes again only when that is confirmed.

@@ -17,7 +17,9 @@ mod killed;
 mod lessons;
 mod load;
 mod neighbours;
+mod objects;
 mod refused;
+mod restart;
 mod secrets;
 mod snapshot;
 mod stock;
@@ -67,7 +69,14 @@ const CASES: &[Case] = &[
     Case::new("edited-files-are-put-right", change::edited_files_are_put_right),
     Case::new("user-file-is-left-alone", change::user_file_is_left_alone),
     Case::new("setting-is-reloaded", change::setting_is_reloaded),
-    Case::new("setting-is-restarted", change::setting_is_restarted),
+    Case::new("standby-is-restarted-first", restart::standby_is_restarted_first),
+    Case::new(
+        "fewer-connections-restart-the-primary-first",
+        restart::fewer_connections_restart_the_primary_first,
+    ),
+    Case::new("broken-setting-is-taken-back", restart::broken_setting_is_taken_back),
+    Case::new("alter-system-is-drift", objects::alter_system_is_drift),
+    Case::new("users-and-databases-come-and-go", objects::users_and_databases_come_and_go),
     Case::new("suspend-and-resume", verbs::suspend_and_resume),
     Case::new("swapped-host-is-noticed", identity::swapped_host_is_noticed),
     Case::new("two-labs-side-by-side", neighbours::two_labs_side_by_side),

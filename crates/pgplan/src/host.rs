@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-pub use self::facts::Facts;
+pub use self::facts::{Details, Facts};
 use crate::{
     diff::{self, Edit},
     digest,
     render::{File, RenderedHost},
-    role::Format,
+    role::{Format, Rolling},
 };
 
 /// What is to change on one host. Empty when the host is as it should be.
@@ -36,6 +36,20 @@ pub struct HostPlan {
     pub tasks: Vec<Change>,
     /// Handlers that will run, in order.
     pub handlers: Vec<Call>,
+    /// Handlers that run when it is this host's turn; no part of what the host does by itself.
+    #[serde(skip)]
+    pub rolling: Vec<Roll>,
+}
+
+/// A handler that a host runs when it is its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roll {
+    /// Why.
+    pub call: Call,
+    /// Whether other hosts follow this one.
+    pub leads: bool,
+    /// Whether a setting gets smaller that has to be so on the leading host first.
+    pub reversed: bool,
 }
 
 /// A handler that will run.
@@ -62,11 +76,14 @@ pub struct Change {
     /// Of such a file with settings: those that change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edits: Option<Vec<Edit>>,
+    /// Of a task: what it will do, when it could tell. A line begins with `+`, `~`, `-`, or with `!` when data is lost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
 }
 
 impl Change {
     fn new(index: usize, what: &str, reason: Reason) -> Self {
-        Self { index, what: what.to_owned(), reason, diff: None, edits: None }
+        Self { index, what: what.to_owned(), reason, diff: None, edits: None, lines: Vec::new() }
     }
 
     /// A change of a file; `text` is what the host has, when that is known.
@@ -111,6 +128,7 @@ pub enum Reason {
 impl HostPlan {
     /// Compares what a host should be with what it is; `facts` is `None` for a host that does not exist yet.
     pub fn new(rendered: &RenderedHost, facts: Option<&Facts>) -> Self {
+        let is_new = facts.is_none();
         let empty = Facts::default();
         let facts = facts.unwrap_or(&empty);
         let mut plan = Self { host: rendered.host.clone(), ..Self::default() };
@@ -134,11 +152,52 @@ impl HostPlan {
         plan.remove = facts.installed.iter().filter(|path| !wanted(path)).cloned().collect();
         for (index, task) in rendered.tasks.iter().enumerate() {
             if !facts.done.contains(&index) {
-                plan.tasks.push(Change::new(index, &task.name, Reason::Pending));
+                let lines = facts.changes.get(&index).cloned().unwrap_or_default();
+                plan.tasks.push(Change { lines, ..Change::new(index, &task.name, Reason::Pending) });
             }
         }
-        plan.handlers = plan.notified(rendered, &facts.due);
+        let (rolling, handlers) = plan.notified(rendered, &facts.due).into_iter().partition(|call| {
+            rendered.handler(&call.what).is_some_and(|(_, handler)| handler.rolling.is_some())
+        });
+        plan.handlers = handlers;
+        // What a new host runs is started with all of its files.
+        plan.rolling = if is_new { Vec::new() } else { plan.rolls(rendered, rolling, facts) };
         plan
+    }
+
+    /// The handlers that this host would run when it is its turn, if all were asked to.
+    pub fn all_rolls(rendered: &RenderedHost, facts: &Facts, because: &str) -> Vec<Roll> {
+        let all = rendered.handlers.iter().filter(|handler| handler.rolling.is_some());
+        let calls = all.map(|handler| Call { what: handler.name.clone(), because: vec![because.to_owned()] });
+        Self::default().rolls(rendered, calls.collect(), facts)
+    }
+
+    fn rolls(&self, rendered: &RenderedHost, calls: Vec<Call>, facts: &Facts) -> Vec<Roll> {
+        let reversed = self.reversed(rendered);
+        let roll = |call: Call| {
+            let (index, handler) = rendered.handler(&call.what)?;
+            let reversed =
+                reversed.contains(&handler.name) || facts.reversed.contains(&facts::slug(&handler.name));
+            Some(Roll { leads: facts.leads.contains(&index), reversed, call })
+        };
+        calls.into_iter().filter_map(roll).collect()
+    }
+
+    /// Handlers that the leading host runs first, because of the settings that get smaller.
+    pub(crate) fn reversed(&self, rendered: &RenderedHost) -> BTreeSet<String> {
+        let edits: BTreeSet<&str> = self
+            .files
+            .iter()
+            .flat_map(|change| change.edits.iter().flatten())
+            .filter(|edit| edit.may_shrink())
+            .map(|edit| edit.name.as_str())
+            .collect();
+        let shrinks = |rolling: &Rolling| {
+            rolling.smaller_on_leader_first.iter().any(|name| edits.contains(name.as_str()))
+        };
+        let handlers = rendered.handlers.iter();
+        let reversed = handlers.filter(|handler| handler.rolling.as_ref().is_some_and(shrinks));
+        reversed.map(|handler| handler.name.clone()).collect()
     }
 
     /// Whether the host is as it should be.
@@ -148,7 +207,7 @@ impl HostPlan {
 
     /// How many things change. Handlers count only when an earlier run left nothing else to do.
     pub fn len(&self) -> usize {
-        let Self { host: _, packages, directories, files, remove, tasks, handlers } = self;
+        let Self { host: _, packages, directories, files, remove, tasks, handlers, rolling: _ } = self;
         match packages.len() + directories.len() + files.len() + remove.len() + tasks.len() {
             0 => handlers.len(),
             changes => changes,
@@ -158,19 +217,29 @@ impl HostPlan {
     /// First what can be done without any other host (packages, directories, files), then what may need one: tasks and
     /// handlers.
     pub fn split(self) -> (Self, Self) {
-        let Self { host, packages, directories, files, remove, tasks, handlers } = self;
-        let later = Self { host: host.clone(), tasks, handlers, ..Self::default() };
+        let Self { host, packages, directories, files, remove, tasks, handlers, rolling } = self;
+        let later = Self { host: host.clone(), tasks, handlers, rolling, ..Self::default() };
         (Self { host, packages, directories, files, remove, ..Self::default() }, later)
     }
 
-    /// Files whose text on the host would tell what changes in them.
-    pub fn unread(&self, rendered: &RenderedHost) -> Vec<String> {
+    /// What has to be asked to know more than that something changes.
+    pub fn unknown(&self, rendered: &RenderedHost) -> Details {
         let unread = |change: &&Change| {
             change.reason == Reason::Content
                 && change.diff.is_none()
                 && rendered.files[change.index].is_shown()
         };
-        self.files.iter().filter(unread).map(|change| change.what.clone()).collect()
+        let tasks = self.tasks.iter().map(|change| change.index);
+        Details {
+            files: self.files.iter().filter(unread).map(|change| change.what.clone()).collect(),
+            tasks: tasks.filter(|index| rendered.tasks[*index].changes.is_some()).collect(),
+        }
+    }
+
+    /// What tasks would do that loses data, for the user's consent.
+    pub fn losses(&self) -> impl Iterator<Item = &str> {
+        let lines = self.tasks.iter().flat_map(|change| &change.lines);
+        lines.filter_map(|line| line.strip_prefix('!')).map(str::trim)
     }
 
     /// Handlers that changed files call, with the reasons.
@@ -210,7 +279,7 @@ impl HostPlan {
         };
         let wanted = rendered.handlers.iter().filter(|handler| due(&handler.name) && !covered(&handler.name));
         let because = |name: &str| {
-            called.get(name).cloned().unwrap_or_else(|| vec!["an earlier run did not come to it".to_owned()])
+            called.get(name).cloned().unwrap_or_else(|| vec!["an earlier run left it".to_owned()])
         };
         wanted.map(|handler| Call { what: handler.name.clone(), because: because(&handler.name) }).collect()
     }

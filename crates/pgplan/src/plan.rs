@@ -4,6 +4,7 @@
 //! should be is empty; that is how `up` knows that it is finished.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     diff,
-    host::{Call, Facts, HostPlan, Reason},
+    host::{Call, Facts, HostPlan, Reason, Roll},
     lab::Lab,
     machine::{self, BootImage, Hypervisor, Snapshot},
     observed::{DomainState, Infra, PoolSeen},
@@ -37,6 +38,20 @@ pub struct Wanted<'a> {
     pub pinned: &'a BTreeSet<String>,
     /// Each host with its files and tasks, in the order of the lab.
     pub hosts: &'a [RenderedHost],
+    /// What becomes of handlers that hosts run one after the other.
+    pub restart: Restart,
+}
+
+/// What becomes of handlers that hosts run one after the other: restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Those that are due run.
+    #[default]
+    Auto,
+    /// None runs: those that are due stay so.
+    Never,
+    /// All run, due or not.
+    Rolling,
 }
 
 /// What will be done.
@@ -48,10 +63,24 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What changes inside the hosts, in the order of the lab.
     pub hosts: Vec<HostPlan>,
+    /// What hosts do after that, one after the other, in order.
+    pub turns: Vec<Turn>,
     /// Hosts that exist but could not be asked: what changes in them is known once they run.
     pub unasked: Vec<String>,
     /// What is not as the topology says but is left alone, and why.
     pub notes: Vec<String>,
+}
+
+/// A handler that a host runs when it is its turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Turn {
+    /// The host.
+    pub host: String,
+    /// The handler and why it runs.
+    #[serde(flatten)]
+    pub call: Call,
+    /// Whether it runs although nothing calls it.
+    pub asked: bool,
 }
 
 /// One step on the hypervisor.
@@ -141,17 +170,26 @@ pub enum Step {
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.unasked.is_empty() && self.hosts.iter().all(HostPlan::is_empty)
+        self.steps.is_empty()
+            && self.unasked.is_empty()
+            && self.turns.is_empty()
+            && self.hosts.iter().all(HostPlan::is_empty)
     }
 
-    /// How many changes are known, on the hypervisor and in hosts.
+    /// How many changes are known, on the hypervisor and in hosts. Turns count when nothing else is left to do.
     pub fn len(&self) -> usize {
-        self.steps.len() + self.hosts.iter().map(HostPlan::len).sum::<usize>()
+        match self.steps.len() + self.hosts.iter().map(HostPlan::len).sum::<usize>() {
+            0 => self.turns.len(),
+            changes => changes,
+        }
     }
 
-    /// Steps that interrupt or destroy what runs: they need the user's consent.
-    pub fn disruptive(&self) -> Vec<&Step> {
-        self.steps.iter().filter(|step| step.is_disruptive()).collect()
+    /// What interrupts or destroys what runs, or loses data, in words: it needs the user's consent.
+    pub fn disruptive(&self) -> Vec<String> {
+        let steps = self.steps.iter().filter(|step| step.is_disruptive()).map(ToString::to_string);
+        let losses =
+            self.hosts.iter().flat_map(|host| host.losses().map(|loss| format!("{loss} on {}", host.host)));
+        steps.chain(losses).collect()
     }
 }
 
@@ -209,7 +247,44 @@ pub fn plan(wanted: &Wanted, infra: &Infra, facts: &BTreeMap<String, Facts>) -> 
             plan.hosts.push(HostPlan::new(host, facts.get(name)));
         }
     }
+    take_turns(wanted, facts, &mut plan);
     plan
+}
+
+/// Those that follow come before those that they follow; when something gets smaller, the other way round. Who leads is
+/// asked: after a failover it is not the one that the topology names.
+fn take_turns(wanted: &Wanted, facts: &BTreeMap<String, Facts>, plan: &mut Plan) {
+    let depth = |host: &str| wanted.lab.host(host).map_or(0, |host| host.depth);
+    let mut rolls: Vec<(String, Roll)> = Vec::new();
+    for host in &mut plan.hosts {
+        let mut own = std::mem::take(&mut host.rolling);
+        let rendered = wanted.hosts.iter().find(|rendered| rendered.host == host.host);
+        if let (Restart::Rolling, Some(rendered), Some(facts)) =
+            (wanted.restart, rendered, facts.get(&host.host))
+        {
+            let asked = HostPlan::all_rolls(rendered, facts, "--restart=rolling");
+            own.extend(
+                asked
+                    .into_iter()
+                    .filter(|roll| own.iter().all(|due| due.call.what != roll.call.what))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        rolls.extend(own.into_iter().map(|roll| (host.host.clone(), roll)));
+    }
+    rolls.sort_by_key(|(host, roll)| (roll.leads, Reverse(depth(host))));
+    if rolls.iter().any(|(_, roll)| roll.reversed) {
+        rolls.reverse();
+    }
+    let turns = rolls.into_iter().map(|(host, roll)| Turn {
+        host,
+        asked: wanted.restart == Restart::Rolling,
+        call: roll.call,
+    });
+    match wanted.restart {
+        Restart::Never => plan.notes.extend(turns.map(|turn| format!("left for later: {turn}"))),
+        Restart::Auto | Restart::Rolling => plan.turns = turns.collect(),
+    }
 }
 
 /// The image is copied only when a disk is to be made of it.
@@ -357,6 +432,9 @@ impl fmt::Display for Plan {
         for host in self.hosts.iter().filter(|host| !host.is_empty()) {
             write!(f, "{host}")?;
         }
+        for turn in &self.turns {
+            writeln!(f, "~ {turn}")?;
+        }
         for host in &self.unasked {
             writeln!(f, "? {host}: will be asked once it runs")?;
         }
@@ -391,11 +469,20 @@ impl fmt::Display for HostPlan {
         }
         for task in &self.tasks {
             writeln!(f, "+ {host}: {}", task.what)?;
+            for line in &task.lines {
+                writeln!(f, "      {line}")?;
+            }
         }
         for handler in &self.handlers {
             writeln!(f, "~ {host}: {handler}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.host, self.call)
     }
 }
 

@@ -32,6 +32,7 @@ use crate::{
 };
 
 /// Role manifests and templates, parsed once.
+#[derive(Clone)]
 pub struct Roles {
     manifests: BTreeMap<String, Manifest>,
     binaries: BTreeMap<String, Binary>,
@@ -141,6 +142,9 @@ pub struct Task {
     pub name: String,
     /// Check.
     pub unless: String,
+    /// Prints what it would do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<String>,
     /// Script.
     pub run: String,
     /// Limit.
@@ -162,8 +166,18 @@ pub struct Handler {
     pub unit: Option<String>,
     /// Handlers it makes needless.
     pub covers: Vec<String>,
+    /// When hosts take turns: in which order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<role::Rolling>,
     /// Limit.
     pub seconds: u32,
+}
+
+impl RenderedHost {
+    /// The handler of that name, with its index.
+    pub fn handler(&self, name: &str) -> Option<(usize, &Handler)> {
+        self.handlers.iter().enumerate().find(|(_, handler)| handler.name == name)
+    }
 }
 
 impl File {
@@ -435,6 +449,7 @@ impl Scope<'_> {
                 run: self.text(&handler.run, &handler.name)?,
                 unit: handler.unit.as_deref().map(|unit| self.text(unit, &handler.name)).transpose()?,
                 covers: handler.covers.clone(),
+                rolling: handler.rolling.as_ref().map(|rolling| self.rolling(rolling)).transpose()?,
                 seconds: handler.seconds,
             });
         }
@@ -489,11 +504,17 @@ impl Scope<'_> {
         Ok(Task {
             name: self.text(&task.name, &task.name)?,
             unless: self.text(&task.unless, &task.name)?,
+            changes: task.changes.as_deref().map(|script| self.text(script, &task.name)).transpose()?,
             run: self.text(&task.run, &task.name)?,
             seconds: task.seconds,
             starts: task.starts.as_deref().map(|unit| self.text(unit, &task.name)).transpose()?,
             notify: task.notify.clone(),
         })
+    }
+
+    fn rolling(&self, rolling: &role::Rolling) -> Result<role::Rolling, RenderError> {
+        let leads = self.text(&rolling.leads, "leads")?;
+        Ok(role::Rolling { leads, ..rolling.clone() })
     }
 
     /// Renders a path and refuses what a shell or our line formats could misread.

@@ -133,6 +133,10 @@ pub struct Task {
     pub when: Option<String>,
     /// Shell script (template) that succeeds when there is nothing to do. `running UNIT` in it succeeds while a service has processes.
     pub unless: String,
+    /// Shell script (template) that prints what it would do, for the plan: a line each, beginning with `+`, `~` or `-`, or
+    /// with `!` when data is lost. Lines with `!` need the user's consent: `consented LINE` in `run` succeeds for those,
+    /// without their `! `, that have it.
+    pub changes: Option<String>,
     /// Shell script (template) that does it. May be killed at any point and run again. `starts UNIT` in it says that it is about to start a service beside the one in `starts`.
     pub run: String,
     /// Seconds it may take.
@@ -159,10 +163,25 @@ pub struct Handler {
     /// Handlers that need not run when this one did (restart covers reload).
     #[serde(default)]
     pub covers: Vec<String>,
+    /// Runs on one host after the other, when all hosts have their files, and only until the first that fails. It is done
+    /// when the host is back and the next may go. `up --restart=never` leaves it for later.
+    pub rolling: Option<Rolling>,
     /// Seconds it may take.
     #[serde(default = "task_seconds")]
     #[schemars(range(min = 1, max = 3600))]
     pub seconds: u32,
+}
+
+/// In which order a handler runs on the hosts of a lab: those that follow others first, those furthest away before all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rolling {
+    /// Shell command (template) that succeeds on the host that others follow now: that one comes last.
+    pub leads: String,
+    /// Settings of files with `format: settings` that must get smaller on the leading host first: when one does, the order
+    /// is the other way round.
+    #[serde(default)]
+    pub smaller_on_leader_first: Vec<String>,
 }
 
 fn root() -> String {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Change, HostPlan, Reason,
-    facts::{DUE, INSTALLED, LOCK, RUNNING, slug},
+    facts::{DUE, INSTALLED, LOCK, REVERSED, RUNNING, slug},
 };
 use crate::render::{Handler, RenderedHost, Task};
 
@@ -41,6 +41,9 @@ pub struct Placed {
     /// Permissions.
     pub mode: u32,
 }
+
+/// Where files that were replaced are kept until the handlers that they call have succeeded: in memory, like [`STAGE`].
+pub const OLD: &str = "/run/pgprov/old";
 
 /// Suffix of a file that waits beside its target for the others.
 pub const NEW: &str = ".pgprov-new";
@@ -80,10 +83,11 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
             mode: u32::from_str_radix(&file.mode, 8).unwrap_or(0o600),
         }
     });
-    let mut scripts = vec![("apply.sh".to_owned(), script(rendered, plan))];
+    let consent: String = plan.losses().map(|line| format!("{line}\n")).collect();
+    let mut scripts = vec![("apply.sh".to_owned(), script(rendered, plan)), ("consent".to_owned(), consent)];
     for (index, task) in rendered.tasks.iter().enumerate() {
         scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
-        scripts.push((format!("task.{index}.run"), format!("{RUNNING}{}{}", starts(), task.run)));
+        scripts.push((format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run)));
     }
     for (index, handler) in rendered.handlers.iter().enumerate() {
         scripts.push((format!("handler.{index}"), handler.run.clone()));
@@ -91,9 +95,12 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     Bundle { scripts, files: placed.collect() }
 }
 
-/// A shell function for tasks: `starts UNIT` says, before it does, that the task starts a service other than its own.
-fn starts() -> String {
-    format!("starts() {{ : >{STAGE}/started.\"$1\"; }}\n")
+/// Shell functions for tasks: `starts UNIT` says, before it does, that the task starts a service other than its own;
+/// `consented LINE` tells whether the user wants that loss.
+fn functions() -> String {
+    format!(
+        "starts() {{ : >{STAGE}/started.\"$1\"; }}\nconsented() {{ grep -qxF -e \"$1\" {STAGE}/consent; }}\n"
+    )
 }
 
 const PRELUDE: &str = r#"set -u
@@ -106,10 +113,84 @@ fail() {
 }
 # The lock is not inherited (9>&-): a daemon that a step starts would hold it for ever.
 step() { limit=$1; shift; timeout -k 5 "$limit" "$@" >log 2>&1 </dev/null 9>&-; }
+# put_back PATH...: those of the files that were replaced are as they were.
+put_back() {
+  back=
+  for path in "$@"; do
+    [ -e "@OLD@$path" ] && cp -p "@OLD@$path" "$path@NEW@" && mv "$path@NEW@" "$path" && rm "@OLD@$path" && back="$back $path"
+  done
+  [ -n "$back" ]
+}
+# undo HANDLER SECONDS NOTE PATH...: a handler failed. It runs again with the files that were there before.
+undo() {
+  handler=$1 limit=$2 due=$3; shift 3
+  mv log failed
+  if put_back "$@"; then
+    echo "put back as they were:$back" >>failed
+    if step "$limit" sh -e "handler.$handler"; then rm -f $due; else { echo 'and with them:'; cat log; } >>failed; fi
+  fi
+  mv failed log
+  fail handler "$handler"
+}
+# Old files are of use until all handlers have succeeded.
+forget() { set -- @DUE@/*; [ -e "$1" ] || rm -rf @OLD@; }
 "#;
 
+fn prelude() -> String {
+    let places = [("@STAGE@", STAGE), ("@LOCK@", LOCK), ("@OLD@", OLD), ("@NEW@", NEW), ("@DUE@", DUE)];
+    places.into_iter().fold(PRELUDE.to_owned(), |text, (mark, value)| text.replace(mark, value))
+}
+
+/// What a host does when it is its turn to run the handler with that index: nothing when it is not due any more, unless it
+/// was `asked` for.
+pub fn roll(rendered: &RenderedHost, index: usize, asked: bool) -> Bundle {
+    let mut out = prelude();
+    let handler = &rendered.handlers[index];
+    let note = format!("{DUE}/{}", slug(&handler.name));
+    if asked {
+        let _ = writeln!(out, ": >>{note}");
+    }
+    let _ = write!(
+        out,
+        "if [ -e {note} ]; then\n{}fi\nforget\ncd / && rm -rf {STAGE}\nsay done all ''\n",
+        run(rendered, index, handler)
+    );
+    let scripts = vec![("apply.sh".to_owned(), out), (format!("handler.{index}"), handler.run.clone())];
+    Bundle { scripts, files: Vec::new() }
+}
+
+/// What a host does whose turn does not come, because the handler failed on another host: the files that call it are as they
+/// were, and the handlers that do not take turns hear of it.
+pub fn put_back(rendered: &RenderedHost, index: usize) -> Bundle {
+    let mut out = prelude();
+    let name = &rendered.handlers[index].name;
+    let mut scripts = Vec::new();
+    let _ = writeln!(out, "if put_back {}; then\n rm -f {DUE}/{}", calling(rendered, name), slug(name));
+    let others: BTreeSet<&String> = rendered
+        .files
+        .iter()
+        .filter(|file| file.notify.contains(name))
+        .flat_map(|file| &file.notify)
+        .collect();
+    for (index, handler) in rendered.handlers.iter().enumerate() {
+        if handler.rolling.is_none() && others.contains(&handler.name) {
+            scripts.push((format!("handler.{index}"), handler.run.clone()));
+            let _ = writeln!(out, "step {} sh -e handler.{index} || fail handler {index}", handler.seconds);
+        }
+    }
+    let _ = write!(out, ":; fi\nforget\ncd / && rm -rf {STAGE}\nsay done all ''\n");
+    scripts.push(("apply.sh".to_owned(), out));
+    Bundle { scripts, files: Vec::new() }
+}
+
+/// Paths of the files that call that handler, for the shell.
+fn calling(rendered: &RenderedHost, handler: &String) -> String {
+    let files = rendered.files.iter().filter(|file| file.notify.contains(handler));
+    files.map(|file| file.path.as_str()).collect::<Vec<_>>().join(" ")
+}
+
 fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
-    let mut out = PRELUDE.replace("@STAGE@", STAGE).replace("@LOCK@", LOCK);
+    let mut out = prelude();
     packages(&mut out, rendered, plan);
     for change in &plan.directories {
         let wanted = &rendered.directories[change.index];
@@ -135,7 +216,7 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     let _ = write!(
         out,
         "mkdir -p /var/lib/pgprov && cat >{INSTALLED}.new <<'END' && mv {INSTALLED}.new {INSTALLED} || fail list {INSTALLED}\n\
-         {list}END\ncd / && rm -rf {STAGE}\nsync -f / || fail list sync\nsay done all ''\n"
+         {list}END\nforget\ncd / && rm -rf {STAGE}\nsync -f / || fail list sync\nsay done all ''\n"
     );
     out
 }
@@ -196,8 +277,9 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
         }
     }
     let called = plan.called(rendered);
-    let _ = writeln!(out, "{}", notes(&called.keys().collect()));
+    let _ = writeln!(out, "{}", notes(&called.keys().collect(), &plan.reversed(rendered)));
     if !contents.is_empty() {
+        keep_old(out, rendered, &contents);
         let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
         let rename = format!(r#"perl -ne 'chomp; rename "$_{NEW}", $_ or die "$_: $!\n"; print "$_\n"'"#);
         let report = "while read -r path; do say done file \"$path\"; done <renamed";
@@ -217,8 +299,24 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     }
 }
 
+/// Files that handlers read are kept as they were. Those that an earlier run kept are older, and stay.
+fn keep_old(out: &mut String, rendered: &RenderedHost, contents: &[&Change]) {
+    let called = |change: &&&Change| {
+        change.reason == Reason::Content && !rendered.files[change.index].notify.is_empty()
+    };
+    let paths: Vec<&str> =
+        contents.iter().filter(called).map(|change| change.what.trim_start_matches('/')).collect();
+    if !paths.is_empty() {
+        let _ = writeln!(
+            out,
+            "mkdir -p -m 0700 {OLD} && tar -c -C / {} 2>log | tar -x -p --same-owner --skip-old-files -C {OLD} 2>>log || fail file old",
+            paths.join(" ")
+        );
+    }
+}
+
 fn run_task(index: usize, task: &Task) -> String {
-    let notes = notes(&task.notify.iter().collect());
+    let notes = notes(&task.notify.iter().collect(), &BTreeSet::new());
     let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
     format!(
         "if step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
@@ -227,23 +325,45 @@ fn run_task(index: usize, task: &Task) -> String {
     )
 }
 
-/// A unit that was just started has read everything.
+/// A unit that was just started has read everything. Handlers that hosts take turns with wait for their turn.
 fn run_handler(rendered: &RenderedHost, index: usize, handler: &Handler) -> String {
+    let note = format!("{DUE}/{}", slug(&handler.name));
     let unit = handler.unit.as_deref().unwrap_or("-");
-    let covered = rendered.handlers.iter().filter(|other| handler.covers.contains(&other.name));
-    let done: String =
-        std::iter::once(handler).chain(covered).map(|done| format!(" {DUE}/{}", slug(&done.name))).collect();
+    if handler.rolling.is_some() {
+        return format!(
+            "if [ -e {note} ] && [ -e 'started.{unit}' ]; then rm -f{}; fi\n",
+            done(rendered, handler)
+        );
+    }
     format!(
-        "if [ -e {DUE}/{} ]; then\n\
-         if [ ! -e 'started.{unit}' ]; then say start handler {index}\n\
-         step {} sh -e handler.{index} || fail handler {index}\nsay done handler {index}; fi\nrm -f{done}; fi\n",
-        slug(&handler.name),
-        handler.seconds
+        "if [ -e {note} ]; then\nif [ ! -e 'started.{unit}' ]; then\n{}fi\nrm -f{}; fi\n",
+        run(rendered, index, handler),
+        done(rendered, handler)
     )
+}
+
+fn run(rendered: &RenderedHost, index: usize, handler: &Handler) -> String {
+    let (seconds, note) = (handler.seconds, slug(&handler.name));
+    format!(
+        "say start handler {index}\nstep {seconds} sh -e handler.{index} || undo {index} {seconds} {DUE}/{note} {}\n\
+         say done handler {index}\nrm -f{}\n",
+        calling(rendered, &handler.name),
+        done(rendered, handler)
+    )
+}
+
+/// The notes of a handler and of those that it covers.
+fn done(rendered: &RenderedHost, handler: &Handler) -> String {
+    let covered = rendered.handlers.iter().filter(|other| handler.covers.contains(&other.name));
+    std::iter::once(handler).chain(covered).map(|done| format!(" {DUE}/{}", slug(&done.name))).collect()
 }
 
 /// Shell commands that note that the handlers of those names are due. They come before what calls the handlers: between
 /// the change and the handler the script may be killed.
-fn notes(names: &BTreeSet<&String>) -> String {
-    names.iter().map(|name| format!(": >{DUE}/{}; ", slug(name))).collect()
+fn notes(names: &BTreeSet<&String>, reversed: &BTreeSet<String>) -> String {
+    let note = |name: &&String| match reversed.contains(*name) {
+        true => format!("echo {REVERSED} >{DUE}/{}; ", slug(name)),
+        false => format!(": >>{DUE}/{}; ", slug(name)),
+    };
+    names.iter().map(note).collect()
 }

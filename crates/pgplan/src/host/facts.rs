@@ -18,6 +18,9 @@ pub const LOCK: &str = "/run/pgprov.lock";
 /// to the next one. In memory, because a reboot starts everything anew anyway.
 pub const DUE: &str = "/run/pgprov/due";
 
+/// What such a note says of a handler that hosts run in the other order.
+pub const REVERSED: &str = "reversed";
+
 /// A shell function for the checks of tasks: `running UNIT` succeeds while a service has processes. It asks the kernel,
 /// which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
 pub const RUNNING: &str = r#"running() {
@@ -52,9 +55,16 @@ pub struct Facts {
     pub done: BTreeSet<usize>,
     /// Handlers that an earlier run called and did not come to, by [`slug`].
     pub due: BTreeSet<String>,
+    /// Those of them whose order among the hosts is the other way round.
+    pub reversed: BTreeSet<String>,
+    /// Indexes of the handlers for which this host leads, of those that hosts take turns with.
+    pub leads: BTreeSet<usize>,
     /// Texts by path, of the files that differ; asked for apart, see [`HostPlan::unread`](super::HostPlan::unread).
     #[serde(skip)]
     pub texts: BTreeMap<String, String>,
+    /// What tasks would do, by their index, a line each; asked for with the texts.
+    #[serde(skip)]
+    pub changes: BTreeMap<usize, Vec<String>>,
 }
 
 /// Owner and permissions of a path.
@@ -100,7 +110,14 @@ pub fn script(rendered: &RenderedHost) -> String {
             rendered.packages.join(" ")
         );
     }
-    let _ = writeln!(out, "echo @due; for file in {DUE}/*; do [ ! -e $file ] || echo ${{file##*/}}; done");
+    let _ = writeln!(
+        out,
+        "echo @due; for file in {DUE}/*; do [ ! -e $file ] || {{ how=; read -r how <$file; echo ${{file##*/}} $how; }}; done"
+    );
+    let rolling = rendered.handlers.iter().enumerate();
+    for (index, rolling) in rolling.filter_map(|(index, handler)| Some((index, handler.rolling.as_ref()?))) {
+        let _ = writeln!(out, "echo @leads; ({}) >/dev/null 2>&1 </dev/null && echo {index}", rolling.leads);
+    }
     out.push_str(RUNNING);
     out.push_str("echo @done\n");
     for (index, task) in rendered.tasks.iter().enumerate() {
@@ -111,13 +128,55 @@ pub fn script(rendered: &RenderedHost) -> String {
     out
 }
 
-/// The script that prints the content of each of those files, in base64 on a line of its own.
-pub fn texts_script(paths: &[String]) -> String {
-    let mut out = String::new();
-    for path in paths {
-        let _ = writeln!(out, "base64 -w0 {path}; echo");
+/// What is asked apart, when a host is not as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// Files whose text would tell what changes in them.
+    pub files: Vec<String>,
+    /// Indexes of tasks that can tell what they would do.
+    pub tasks: Vec<usize>,
+}
+
+impl Details {
+    /// The script whose output [`Facts::add`] reads.
+    pub fn script(&self, rendered: &RenderedHost) -> String {
+        let mut out = RUNNING.to_owned();
+        for path in &self.files {
+            let _ = writeln!(out, "echo @text {path}; base64 -w0 {path}; echo");
+        }
+        for index in &self.tasks {
+            let changes = rendered.tasks[*index].changes.as_deref().unwrap_or_default();
+            let _ = writeln!(out, "echo @task {index}; (\n{}\n) 2>/dev/null </dev/null", changes.trim_end());
+        }
+        out
     }
-    out
+}
+
+impl Facts {
+    /// Adds what the script of [`Details`] printed; `decode` reads base64.
+    pub fn add(&mut self, output: &str, decode: impl Fn(&str) -> Option<Vec<u8>>) {
+        let mut part = "";
+        for line in output.lines() {
+            if let Some(next) = line.strip_prefix('@') {
+                part = next;
+                continue;
+            }
+            match part.split_once(' ') {
+                // A file that went meanwhile is an empty line.
+                Some(("text", path)) => {
+                    let text = decode(line).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                    self.texts.extend(text.map(|text| (path.to_owned(), text)));
+                }
+                Some(("task", index)) => {
+                    let Ok(index) = index.parse() else { continue };
+                    if line.starts_with(['+', '~', '-', '!']) {
+                        self.changes.entry(index).or_default().push(line.trim_end().to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Reads the output of [`script`].
@@ -157,8 +216,13 @@ pub fn parse(output: &str) -> Result<Facts, String> {
                 }
             }
             "due" => {
-                facts.due.insert(line.to_owned());
+                let (name, how) = line.split_once(' ').unwrap_or((line, ""));
+                facts.due.insert(name.to_owned());
+                if how == REVERSED {
+                    facts.reversed.insert(name.to_owned());
+                }
             }
+            "leads" => facts.leads.extend(line.trim().parse::<usize>().ok()),
             "done" => facts.done.extend(line.trim().parse::<usize>().ok()),
             _ => {}
         }
