@@ -76,10 +76,12 @@ fn help_of_a_verb() {
     Usage: pgprov up [OPTIONS] <TOPOLOGY>
 
     Arguments:
-      <TOPOLOGY>  Topology file
+      <TOPOLOGY>  Topology file, or a plan that `plan --out` saved
 
     Options:
           --dry-run                 Show the plan and stop, as `pgprov plan` does
+          --restart <WHICH>         What becomes of restarts [default: auto] [possible values: auto,
+                                    never, rolling]
       -y, --yes                     Do what interrupts or destroys hosts without asking
           --boot                    Boot new hosts, instead of copying them from a machine that was
                                     booted once and saved

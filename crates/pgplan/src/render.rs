@@ -10,6 +10,8 @@
 //! - `slot_names`: the replication slot of each host that runs PostgreSQL; `slot`: the one this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
 
+mod text;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -19,6 +21,7 @@ use std::{
 use serde::Serialize;
 use tera::{Context, ErrorKind, Span, Tera};
 
+use self::text::{header, hosts_lines, kept_slots, sources};
 use crate::{
     digest,
     finding::{self, Finding},
@@ -27,7 +30,7 @@ use crate::{
     role::{self, Manifest},
     schema,
     secrets::Secrets,
-    topology::{FailoverEngine, Image, Release, RoleAttribute, StockImage},
+    topology::{Image, Release, RoleAttribute},
     yaml::Limits,
 };
 
@@ -549,50 +552,6 @@ impl Scope<'_> {
     fn error(&self, what: &str, error: &tera::Error) -> RenderError {
         RenderError { what: format!("{what} of role {} on {}", self.role, self.host), cause: chain(error) }
     }
-}
-
-/// First line of every file we render: who wrote it and where to change it.
-fn header(comment: &str, lab: &str, once: bool) -> String {
-    match (comment.is_empty(), once) {
-        (true, _) => String::new(),
-        (false, true) => {
-            format!("{comment} Yours: pgprov made this file for lab {lab} once and never touches it again.\n")
-        }
-        (false, false) => {
-            format!(
-                "{comment} Written by pgprov for lab {lab}. Do not edit: change the topology and run `pgprov up`.\n"
-            )
-        }
-    }
-}
-
-/// The slots of ours that a server may have. Where an engine moves standbys about, any server may follow any other.
-fn kept_slots(lab: &Lab, host: &Host) -> Vec<String> {
-    let moves = lab.failover.engine != FailoverEngine::None;
-    let may_follow =
-        |other: &&Host| other.name != host.name && (moves || host.followers.contains(&other.name));
-    lab.with_role(POSTGRES_ROLE).filter(may_follow).map(|other| slot_name(&other.name)).collect()
-}
-
-/// One suite of the mirror, in the format that can hold a key; apt in the guest checks its signature as ever.
-fn sources(mirror: &str, stock: &StockImage) -> String {
-    let suite = match stock.release {
-        Release::Debian12 => "bookworm",
-        Release::Debian13 => "trixie",
-    };
-    let key = match &stock.mirror_key {
-        None => " /usr/share/keyrings/debian-archive-keyring.gpg\n".to_owned(),
-        Some(key) => {
-            // A continuation line begins with a space, and an empty one is a dot.
-            let lines = key.trim_end().lines().map(|line| if line.trim().is_empty() { "." } else { line });
-            lines.fold("\n".to_owned(), |text, line| format!("{text} {line}\n"))
-        }
-    };
-    format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By:{key}")
-}
-
-fn hosts_lines(lab: &Lab) -> String {
-    lab.hosts.iter().map(|host| format!("{} {}\n", host.data.address, host.name)).collect()
 }
 
 /// An error with all its causes on one line.
