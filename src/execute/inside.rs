@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a host that runs already may take to answer.
-const REACH: Duration = Duration::from_secs(60);
+const REACH: Duration = Duration::from_secs(30);
 /// How much of the console is shown when a host does not answer.
 const CONSOLE_BYTES: u64 = 2000;
 

@@ -103,19 +103,46 @@ pub fn with_setting(suite: &Suite, name: &str, setting: &str) -> Result<PathBuf>
     suite.file(name, &edited)
 }
 
-/// A setting that a reload applies is applied by a reload, on all servers.
+/// A setting that a reload applies is applied by a reload, on all servers. The plan for it can be saved, is carried out once,
+/// and is refused when the lab is different by then.
 pub fn setting_is_reloaded(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&MAIN)?;
     let file = with_setting(suite, "work_mem.yaml", "work_mem: 12MB")?;
+    let saved = suite.folder("plans")?.join("plan.json");
+    suite.pgprov(["plan", "--out"]).args([&saved, &file]).run()?.exits(4)?.says("work_mem")?;
     let started = [lab.psql("m", STARTED)?, lab.psql("s", STARTED)?];
-    let up = lab.up(&file)?.exits(0)?.says("2 changes")?;
+    let up = lab.up(&saved)?.exits(0)?.says("2 changes")?;
     ensure!(up.stderr.contains("reload PostgreSQL"), "expected a reload in\n{up}");
     ensure!(!up.stderr.contains("restart PostgreSQL"), "expected no restart in\n{up}");
     lab.psql_becomes("m", "show work_mem", "12MB")?;
     lab.psql_becomes("s", "show work_mem", "12MB")?;
     let same = [lab.psql("m", STARTED)?, lab.psql("s", STARTED)?];
     ensure!(same == started, "expected no restart: the servers ran since {started:?}, now since {same:?}");
+    let refused = lab.up(&saved)?.exits(1)?;
+    refused.says("the lab is not what it was when the plan was made")?.says("\n+nothing to do")?;
+    with_setting(suite, "work_mem.yaml", "work_mem: 13MB")?;
+    lab.up(&saved)?.exits(1)?.says("work_mem.yaml is not what it was when the plan was made")?;
     lab.up(&lab.file)?.exits(0).map(drop)
+}
+
+/// A host that does not answer stops no other one, and the next `up` brings it along.
+pub fn unreachable_host_is_left_out(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let file = with_setting(suite, "without-s.yaml", "work_mem: 14MB")?;
+    let hold = "nft add table inet hold; nft add chain inet hold input '{ type filter hook input priority -10; }'; \
+                nft add rule inet hold input tcp dport 22 drop";
+    // It answers again when the lease of this test is over.
+    let script = format!("sleep 2; {hold}; sleep 62; nft delete table inet hold");
+    lab.exec("s", &format!("systemd-run -q --no-block -u hold sh -c \"{script}\""))?;
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let up = lab.up(&file)?.exits(1)?;
+    up.says("error: s: waited")?;
+    lab.psql_becomes("m", "show work_mem", "14MB")?;
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    lab.up(&file)?.exits(0)?;
+    lab.psql_becomes("s", "show work_mem", "14MB")?;
+    lab.up(&lab.file)?.exits(0)?;
+    lab.is_as_its_topology_says()
 }
 
 /// A standby of the standby is added to a lab that runs, and goes again only when that is confirmed.

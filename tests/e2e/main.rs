@@ -69,6 +69,7 @@ const CASES: &[Case] = &[
     Case::new("edited-files-are-put-right", change::edited_files_are_put_right),
     Case::new("user-file-is-left-alone", change::user_file_is_left_alone),
     Case::new("setting-is-reloaded", change::setting_is_reloaded),
+    Case::new("unreachable-host-is-left-out", change::unreachable_host_is_left_out),
     Case::new("standby-is-restarted-first", restart::standby_is_restarted_first),
     Case::new(
         "fewer-connections-restart-the-primary-first",
