@@ -82,6 +82,7 @@ const CASES: &[Case] = &[
     Case::new("swapped-host-is-noticed", identity::swapped_host_is_noticed),
     Case::new("two-labs-side-by-side", neighbours::two_labs_side_by_side),
     Case::new("cascaded-standby-comes-and-goes", change::cascaded_standby_comes_and_goes),
+    Case::new("memory-is-changed", restart::memory_is_changed),
     Case::new("one-of-two-labs-is-destroyed", neighbours::one_of_two_labs_is_destroyed),
     Case::new("strangers-are-left-alone", neighbours::strangers_are_left_alone),
     Case::new("boot-timeout-names-what-it-waited-for", refused::boot_timeout_names_what_it_waited_for),

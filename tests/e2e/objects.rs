@@ -15,7 +15,7 @@ pub fn users_and_databases_come_and_go(suite: &Suite) -> Result<()> {
     let text = suite.repository_file("topologies/lab.yaml")?;
     let with = |users: &str, extra: &str| {
         let edited =
-            text.replace("  databases:\n", &format!("  users: [{users}]\n  databases:\n    - {extra}\n"));
+            text.replace("  databases:\n", &format!("  hba: [{{ user: ben, address: 10.1.0.0/16, method: reject }}]\n  users: [{users}]\n  databases:\n    - {extra}\n"));
         ensure!(edited != text, "expected `databases:` in\n{text}");
         Ok(edited)
     };
@@ -27,6 +27,11 @@ pub fn users_and_databases_come_and_go(suite: &Suite) -> Result<()> {
     let plan = suite.pgprov(["plan"]).args([&all]).run()?.exits(4)?;
     plan.says("+ create user anna")?.says("+ create database extra")?;
     lab.up(&all)?.exits(0)?;
+    let rules = "select count(*) from pg_hba_file_rules where user_name = '{ben}'";
+    ensure!(
+        [lab.psql("m", rules)?, lab.psql("s", rules)?] == ["1", "1"],
+        "expected the line for ben in pg_hba.conf"
+    );
     goes_in_part(&lab, suite, &with("{ name: anna }, { name: ben }", &extra.replace(", citext", ""))?)?;
 
     // Ben owns a table now: he stays until somebody says what becomes of it.
@@ -38,6 +43,7 @@ pub fn users_and_databases_come_and_go(suite: &Suite) -> Result<()> {
     lab.exec("m", "runuser -u postgres -- psql -XAtqd wms -c 'drop owned by ben'")?;
     let plan = suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?;
     plan.says("- drop user ben")?;
+    ensure!(lab.psql("m", rules)? == "0", "expected the line for ben to be gone from pg_hba.conf");
     suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).ok()?;
     ensure!(
         lab.psql("m", USERS)? == "byhand" && lab.psql("m", DATABASES)? == "byhand",

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     change::with_setting,
-    suite::{Lab, MAIN, Suite},
+    suite::{Lab, MAIN, PAIR, Suite},
 };
 
 const STARTED: &str = "select pg_postmaster_start_time()";
@@ -36,6 +36,13 @@ pub fn standby_is_restarted_first(suite: &Suite) -> Result<()> {
         "expected s to be restarted, then m: {before:?}, {now:?}"
     );
     lab.up(&lab.file)?.exits(0)?;
+    let before = started(&lab)?;
+    suite.pgprov(["up", "--restart", "rolling"]).args([&lab.file]).limit(200).ok()?;
+    let now = started(&lab)?;
+    ensure!(
+        now[0] > before[1] && now[1] < now[0],
+        "expected both to be restarted, s first: {before:?}, {now:?}"
+    );
     lab.streams("m", "s", "after restarts")?;
     lab.is_as_its_topology_says()
 }
@@ -97,5 +104,32 @@ pub fn broken_setting_is_taken_back(suite: &Suite) -> Result<()> {
     lab.psql_becomes("s", "show shared_preload_libraries", "")?;
     lab.streams("m", "s", "after a setting that was taken back")?;
     lab.up(&lab.file)?.exits(0)?;
+    lab.is_as_its_topology_says()
+}
+
+/// Another size of the VMs powers hosts off and on, after asking, and changes what is computed from it.
+pub fn memory_is_changed(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    lab.streams("m", "s", "with the old memory")?;
+    let text = std::fs::read_to_string(&lab.file)?;
+    let file = suite.file("memory.yaml", &format!("{text}vm: {{ memory: 1200MiB }}\n"))?;
+    let boot = lab.exec("m", "cat /proc/sys/kernel/random/boot_id")?;
+    lab.up(&file)?.exits(2)?.says("power m off, because its hardware changes")?.says("--yes")?;
+    let same = lab.exec("m", "cat /proc/sys/kernel/random/boot_id")?;
+    ensure!(same == boot, "expected m to be left alone without consent");
+    let before = lab.psql("m", "show shared_buffers")?;
+    suite.pgprov(["up", "--yes"]).args([&file]).limit(300).ok()?;
+    for host in ["m", "s"] {
+        let now = lab.psql(host, "show shared_buffers")?;
+        ensure!(
+            before == "204MB" && now == "240MB",
+            "expected a fifth of the memory of {host}: {before}, {now}"
+        );
+        let kib = lab.exec(host, "awk '/^MemTotal/ { print $2 }' /proc/meminfo")?;
+        ensure!(kib.parse::<u64>()? > 1_100_000, "expected {host} to have 1200 MiB, it has {kib} kB");
+    }
+    lab.streams("m", "s", "with more memory")?;
+    suite.pgprov(["plan"]).args([&file]).ok()?.says("nothing to do")?;
+    suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(300).ok()?;
     lab.is_as_its_topology_says()
 }

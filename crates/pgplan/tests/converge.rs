@@ -143,10 +143,9 @@ impl World {
         Self { infra, hosts: BTreeMap::new() }
     }
 
-    fn scene(&self, roles: &Roles, topology: &Value) -> Scene {
+    fn scene(&self, roles: &Roles, text: &str) -> Scene {
         let names = roles.manifests().keys().map(|name| RoleInfo { name: name.clone() });
-        let text = topology.to_string();
-        let checked = check_text(&text, &Known { roles: names.collect() });
+        let checked = check_text(text, &Known { roles: names.collect() });
         let topology = checked.topology.unwrap_or_else(|| panic!("{text}\n{:#?}", checked.findings));
         let lab = lab::derive(&topology, &self.infra.pins());
         let secrets = Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
@@ -294,6 +293,35 @@ fn turns_are_in_order(lab: &Lab, plan: &Plan) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// What people read before the first `up` of each topology that we ship, and before one that changes settings.
+#[test]
+fn plans_of_shipped_topologies() {
+    let roles = sources::roles();
+    let mut texts = BTreeMap::new();
+    sources::read(&sources::repository().join("topologies"), "", &mut texts);
+    for (name, text) in texts {
+        let mut world = World::new();
+        let scene = world.scene(&roles, &text);
+        let first = world.plan(&scene);
+        world.apply(&scene, &first);
+        let settings = "  settings: { work_mem: 9MB, max_connections: 30 }";
+        let edited = match text.contains("  settings:\n") {
+            true => {
+                text.replace("  settings:\n", "  settings:\n    work_mem: 9MB\n    max_connections: 30\n")
+            }
+            false if text.contains("\npostgres:\n") => {
+                text.replace("\npostgres:\n", &format!("\npostgres:\n{settings}\n"))
+            }
+            false => format!("{text}\npostgres:\n{settings}\n"),
+        };
+        let second = world.plan(&world.scene(&roles, &edited));
+        insta::assert_snapshot!(
+            format!("plan_{}", name.trim_end_matches(".yaml")),
+            format!("{first}\nthen\n{second}")
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
@@ -302,7 +330,7 @@ proptest! {
         let roles = sources::roles();
         let mut world = World::new();
         for topology in &topologies {
-            let scene = world.scene(&roles, topology);
+            let scene = world.scene(&roles, &topology.to_string());
             let plan = world.plan(&scene);
             turns_are_in_order(&scene.lab, &plan)?;
             world.apply(&scene, &plan);
