@@ -17,7 +17,8 @@ pub fn unified(old: &str, new: &str) -> String {
     TextDiff::from_lines(&old, &new).unified_diff().context_radius(AROUND).to_string()
 }
 
-fn harmless(text: &str) -> String {
+/// The text without control characters, which a terminal would obey.
+pub(crate) fn harmless(text: &str) -> String {
     let replace =
         |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().map(replace).collect()

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::render::RenderedHost;
+use crate::{diff, render::RenderedHost};
 
 /// Where the host keeps the list of files that pgprov installed, one path a line.
 pub const INSTALLED: &str = "/var/lib/pgprov/installed";
@@ -170,7 +170,7 @@ impl Facts {
                 Some(("task", index)) => {
                     let Ok(index) = index.parse() else { continue };
                     if line.starts_with(['+', '~', '-', '!']) {
-                        self.changes.entry(index).or_default().push(line.trim_end().to_owned());
+                        self.changes.entry(index).or_default().push(diff::harmless(line.trim_end()));
                     }
                 }
                 _ => {}
@@ -234,4 +234,29 @@ pub fn parse(output: &str) -> Result<Facts, String> {
     facts.boot_id = boot.next().unwrap_or_default();
     facts.machine_id = boot.next().unwrap_or_default();
     Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_what_tasks_would_do() {
+        let mut facts = Facts::default();
+        let output = "@text /a\naGk=\n@text /gone\n\n@task 3\n- drop user x\x1b[2J\nnoise\n! drop database y\n@task 4\n";
+        facts
+            .add(output, |line| Some(if line == "aGk=" { b"hi".to_vec() } else { line.as_bytes().to_vec() }));
+        let texts = [("/a", "hi"), ("/gone", "")].map(|(path, text)| (path.to_owned(), text.to_owned()));
+        assert_eq!(facts.texts, BTreeMap::from(texts));
+        let changes = vec!["- drop user x\u{fffd}[2J".to_owned(), "! drop database y".to_owned()];
+        assert_eq!(facts.changes, BTreeMap::from([(3, changes)]));
+    }
+
+    #[test]
+    fn handlers_that_are_due_and_their_order() {
+        let facts = parse("@boot\nb\nm\n@due\nrestart reversed\nreload \n@leads\n1\n@done\n@end\n").unwrap();
+        assert_eq!(facts.due, ["reload", "restart"].map(str::to_owned).into());
+        assert_eq!(facts.reversed, ["restart".to_owned()].into());
+        assert_eq!(facts.leads, [1].into());
+    }
 }
