@@ -70,7 +70,17 @@ fn scripts_for_hosts_are_valid_shell() {
             let scripts = bundle.scripts.iter().cloned();
             let facts = ("facts".to_owned(), facts::script(&host));
             let logs = host.status.iter().chain(&host.logs).cloned();
-            for (what, script) in scripts.chain([facts]).chain(logs) {
+            let details = ("details".to_owned(), plan.unknown(&host).script(&host));
+            let rolling = host.handlers.iter().enumerate().filter(|(_, handler)| handler.rolling.is_some());
+            let turns = rolling.flat_map(|(index, _)| {
+                let bundles = [
+                    apply::roll(&host, index, true),
+                    apply::roll(&host, index, false),
+                    apply::put_back(&host, index),
+                ];
+                bundles.into_iter().flat_map(|bundle| bundle.scripts)
+            });
+            for (what, script) in scripts.chain([facts, details]).chain(logs).chain(turns) {
                 check_shell(&format!("{name} {} {what}", host.host), &script);
             }
         }
