@@ -35,6 +35,11 @@ pub fn standby_is_restarted_first(suite: &Suite) -> Result<()> {
         now[0] != before[0] && now[1] < now[0],
         "expected s to be restarted, then m: {before:?}, {now:?}"
     );
+    // One that was put off and done by hand has been done.
+    suite.pgprov(["up", "--restart", "never"]).args([&lab.file]).limit(200).ok()?;
+    lab.exec("s", "sleep 1; systemctl restart postgresql@17-main")?;
+    let plan = suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?.says("m: restart PostgreSQL")?;
+    ensure!(!plan.stdout.contains("s: restart PostgreSQL"), "expected s to be done:\n{plan}");
     lab.up(&lab.file)?.exits(0)?;
     let before = started(&lab)?;
     suite.pgprov(["up", "--restart", "rolling"]).args([&lab.file]).limit(200).ok()?;

@@ -172,6 +172,9 @@ pub struct Handler {
     /// When hosts take turns: in which order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rolling: Option<role::Rolling>,
+    /// Succeeds when it has become needless.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settled: Option<String>,
     /// Limit.
     pub seconds: u32,
 }
@@ -452,6 +455,7 @@ impl Scope<'_> {
                 run: self.text(&handler.run, &handler.name)?,
                 unit: handler.unit.as_deref().map(|unit| self.text(unit, &handler.name)).transpose()?,
                 covers: handler.covers.clone(),
+                settled: handler.settled.as_deref().map(|it| self.text(it, &handler.name)).transpose()?,
                 rolling: handler.rolling.as_ref().map(|rolling| self.rolling(rolling)).transpose()?,
                 seconds: handler.seconds,
             });

@@ -166,6 +166,9 @@ pub struct Handler {
     /// Runs on one host after the other, when all hosts have their files, and only until the first that fails. It is done
     /// when the host is back and the next may go. `up --restart=never` leaves it for later.
     pub rolling: Option<Rolling>,
+    /// Shell command (template) that succeeds when it has become needless since the time of the file `$1`: somebody restarted
+    /// by hand what was to be restarted.
+    pub settled: Option<String>,
     /// Seconds it may take.
     #[serde(default = "task_seconds")]
     #[schemars(range(min = 1, max = 3600))]

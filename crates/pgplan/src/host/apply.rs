@@ -191,6 +191,7 @@ fn calling(rendered: &RenderedHost, handler: &String) -> String {
 
 fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     let mut out = prelude();
+    out.push_str("forget\n");
     packages(&mut out, rendered, plan);
     for change in &plan.directories {
         let wanted = &rendered.directories[change.index];
@@ -363,7 +364,8 @@ fn done(rendered: &RenderedHost, handler: &Handler) -> String {
 fn notes(names: &BTreeSet<&String>, reversed: &BTreeSet<String>) -> String {
     let note = |name: &&String| match reversed.contains(*name) {
         true => format!("echo {REVERSED} >{DUE}/{}; ", slug(name)),
-        false => format!(": >>{DUE}/{}; ", slug(name)),
+        // Not empty: its time is that of the last note.
+        false => format!("echo >>{DUE}/{}; ", slug(name)),
     };
     names.iter().map(note).collect()
 }

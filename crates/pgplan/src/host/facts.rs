@@ -110,6 +110,16 @@ pub fn script(rendered: &RenderedHost) -> String {
             rendered.packages.join(" ")
         );
     }
+    // The one thing that asking changes: a note that has nothing to say any more.
+    for handler in &rendered.handlers {
+        if let Some(settled) = &handler.settled {
+            let note = format!("{DUE}/{}", slug(&handler.name));
+            let _ = writeln!(
+                out,
+                "[ ! -e {note} ] || {{ (set -- {note}; {settled}) >/dev/null 2>&1 </dev/null && rm -f {note}; }}"
+            );
+        }
+    }
     let _ = writeln!(
         out,
         "echo @due; for file in {DUE}/*; do [ ! -e $file ] || {{ how=; read -r how <$file; echo ${{file##*/}} $how; }}; done"
