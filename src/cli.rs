@@ -4,8 +4,6 @@ mod fault;
 mod ha;
 mod lesson;
 
-mod ha;
-
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -16,7 +14,6 @@ pub use fault::*;
 pub use ha::*;
 pub use lesson::*;
 
-pub use self::ha::{Ha, HaArbiter, HaLab, HaMaintenance, HaPromote, HaRejoin, HaWait, Switch};
 use crate::ui::{Color, Format};
 
 /// Turns one topology YAML into a running PostgreSQL lab of virtual machines.
