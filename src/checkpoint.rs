@@ -28,7 +28,7 @@ use pgplan::{
     plan::{self, Plan},
     render::RenderedHost,
     size::{Bytes, MIB},
-    topology::{DiskFormat, Image},
+    topology::DiskFormat,
 };
 use serde::{Deserialize, Serialize};
 
@@ -512,10 +512,10 @@ fn look(
     rendered: &RenderedHost,
     session: &mut Option<Session>,
 ) -> anyhow::Result<Facts> {
-    if session.is_none() && !matches!(world.lab.image, Image::Stock(_)) {
+    if let (None, Some(domain)) = (&session, world.listening(&host.name)) {
         let clock = execute::set_clock_command(SystemTime::now())?;
         let script = format!("{clock}\n{}", facts::script(rendered));
-        if let Ok(output) = world.libvirt.run_script(&host.domain, script, PORT) {
+        if let Ok(output) = world.libvirt.run_script(domain, script, PORT) {
             return facts::parse(&String::from_utf8_lossy(&output)).map_err(anyhow::Error::msg);
         }
     }

@@ -21,7 +21,7 @@ use pgplan::{
     plan::{Plan, Restart, Step, Wanted},
     render::RenderedHost,
     size::Bytes,
-    topology::DiskFormat,
+    topology::{DiskFormat, Image},
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -279,6 +279,12 @@ impl World {
         if self.boot_reason.set(format!("{error:#}")).is_ok() {
             self.ui.warn(&format!("hosts boot, because they cannot be copied: {error:#}"));
         }
+    }
+
+    /// The domain of a host that runs scripts which the hypervisor sends: one of our image, on this machine.
+    pub fn listening(&self, host: &str) -> Option<&str> {
+        let ours = !matches!(self.lab.image, Image::Stock(_)) && self.libvirt.is_local();
+        self.lab.host(host).filter(|_| ours).map(|host| host.domain.as_str())
     }
 
     /// Width of the names of hosts on the terminal.

@@ -35,7 +35,7 @@ use crate::{
     execute::{self, MadeFrom, Timing, World},
     fault,
     libvirt::Libvirt,
-    observe::{self, Answer},
+    observe::{self, Answer, Asked},
     secrets as vault, ssh,
     state::{self, LabState, Lock},
     ui::{self, Ui},
@@ -167,8 +167,10 @@ fn report(ui: &Ui, draft: &mut Draft, changes: usize, timings: &[Timing], elapse
         ui.out(&format!("lab {} is as its topology says: 0 changes ({seconds:.1} s)", lab.name));
         return Ok(());
     }
-    let sessions =
-        std::mem::take(&mut draft.answers).into_iter().map(|(name, answer)| (name, answer.session)).collect();
+    let sessions = std::mem::take(&mut draft.answers)
+        .into_iter()
+        .filter_map(|(name, answer)| Some((name, answer.into_session()?)))
+        .collect();
     let status = status::collect(state, lab, &draft.world.hosts, Some(&draft.infra), sessions);
     ui.out(&format!("\nlab {} is up: {changes} changes in {seconds:.1} s\n", lab.name));
     ui.out(&status::table(ui, &status));
@@ -392,10 +394,13 @@ impl Draft {
             .iter()
             .filter(running)
             .filter(|host| !self.answers.contains_key(&host.host))
-            .filter_map(|host| Some((self.world.targets.get(&host.host)?.clone(), host)))
+            .filter_map(|rendered| {
+                let target = self.world.targets.get(&rendered.host)?.clone();
+                Some(Asked { target, domain: self.world.listening(&rendered.host), rendered })
+            })
             .collect();
         // A host that does not answer may still be booting: the plan then has everything for it, and execution waits.
-        let answers = observe::all(&asked, Instant::now() + CONNECT);
+        let answers = observe::all(&self.world.libvirt, &asked, CONNECT);
         self.answers.extend(answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))));
         self.make_plan();
     }

@@ -59,7 +59,7 @@ pub(super) fn boot_and_ask(
             facts.changes.clear();
             facts
         };
-        Ok(Answer { session, facts })
+        Ok(Answer::new(target, session, facts))
     };
     connect().map_err(|error| {
         let timeout = error.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout);
@@ -86,7 +86,7 @@ pub(super) fn install(world: &World, rendered: usize, answer: &Answer, line: &Li
         return Ok(0);
     }
     let only_files = RenderedHost { tasks: Vec::new(), handlers: Vec::new(), ..rendered.clone() };
-    apply_plan(&answer.session, &only_files, &static_part, line)?;
+    apply_plan(answer.session()?, &only_files, &static_part, line)?;
     Ok(static_part.len())
 }
 
@@ -94,7 +94,7 @@ pub(super) fn install(world: &World, rendered: usize, answer: &Answer, line: &Li
 pub(super) fn configure(
     world: &World,
     rendered: usize,
-    answer: Answer,
+    mut answer: Answer,
     is_installed: bool,
     line: &Line,
 ) -> anyhow::Result<(Answer, usize)> {
@@ -105,12 +105,13 @@ pub(super) fn configure(
     } else if plan.is_empty() {
         return Ok((answer, 0));
     }
-    apply_plan(&answer.session, rendered, &plan, line)?;
+    apply_plan(answer.session()?, rendered, &plan, line)?;
     line.now("checking");
-    let facts = observe::facts(&answer.session, rendered)?;
+    let facts = observe::facts(answer.session()?, rendered)?;
     let left = HostPlan::new(rendered, Some(&facts));
     if left.is_empty() {
-        Ok((Answer { session: answer.session, facts }, plan.len()))
+        answer.facts = facts;
+        Ok((answer, plan.len()))
     } else {
         bail!("{} did everything and still is not as it should be:\n{left}", rendered.host)
     }

@@ -58,9 +58,10 @@ fn take(world: &World, turn: &Turn, answers: &mut BTreeMap<String, Answer>) -> a
     let answer = answers.get_mut(&turn.host).context("its turn came, but it could not be asked before")?;
     let line = world.ui.line(&turn.host, world.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
-    let done =
-        run_bundle(&answer.session, rendered, &apply::roll(rendered, handler, turn.asked), seconds, &line)
-            .and_then(|()| observe::facts(&answer.session, rendered));
+    let done = answer.session().and_then(|session| {
+        run_bundle(session, rendered, &apply::roll(rendered, handler, turn.asked), seconds, &line)?;
+        observe::facts(session, rendered)
+    });
     match done {
         Ok(facts) => {
             answer.facts = facts;
@@ -80,7 +81,7 @@ fn put_back(world: &World, turn: &Turn, answers: &BTreeMap<String, Answer>) -> a
     let answer = answers.get(&turn.host).context("it has its new files, and could not be asked")?;
     let line = world.ui.line(&turn.host, world.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
-    run_bundle(&answer.session, rendered, &apply::put_back(rendered, handler), seconds, &line)?;
+    run_bundle(answer.session()?, rendered, &apply::put_back(rendered, handler), seconds, &line)?;
     line.drop_quietly();
     Ok(())
 }

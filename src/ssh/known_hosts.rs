@@ -50,6 +50,11 @@ pub fn is_pinned(file: &Path, host: &str) -> io::Result<bool> {
     Ok(read(file)?.lines().any(|line| key_of(line, host).is_some()))
 }
 
+/// Whether `key`, in base64, is a pinned one of `host`. A file that cannot be read pins nothing.
+pub fn is_key(file: &Path, host: &str, key: &str) -> bool {
+    read(file).is_ok_and(|text| text.lines().any(|line| key_of(line, host) == Some(key)))
+}
+
 /// Removes the pinned keys of `host`, because the host itself is gone or is made anew; says whether there were any.
 ///
 /// # Errors

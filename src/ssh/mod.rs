@@ -23,7 +23,7 @@ use ssh2::{BlockDirections, MethodType};
 use banner::left;
 pub use banner::wait_for_banner;
 pub use error::Error;
-pub use known_hosts::{forget, is_pinned, pin};
+pub use known_hosts::{forget, is_key, is_pinned, pin};
 pub use run::{Exit, Output};
 
 /// What is asked for in each negotiation, best first. Elliptic curves keep the handshake cheap on an emulated processor;
