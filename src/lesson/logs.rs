@@ -1,5 +1,8 @@
 //! Lines of logs with their times, from several hosts, in one order.
 
+use std::collections::BTreeSet;
+
+use pgplan::lab::BASE_ROLE;
 use time::{Date, Month, PrimitiveDateTime, Time};
 
 use super::evidence::LogLine;
@@ -57,8 +60,15 @@ fn split(line: &str) -> Option<(f64, &str)> {
     Some((midnight.assume_utc().unix_timestamp() as f64 + second, rest?.trim_start()))
 }
 
-/// All of them in the order of time; what is said again and again is left out when there are too many.
-pub fn merge(mut lines: Vec<LogLine>) -> Vec<LogLine> {
+/// All of them in the order of time, each once; what is said again and again is left out when there are too many.
+pub fn merge(lines: Vec<LogLine>) -> Vec<LogLine> {
+    // The journal of a host also has what its agent says.
+    let mut seen: BTreeSet<(u64, String, String)> = BTreeSet::new();
+    let (general, mut own): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.source == BASE_ROLE);
+    let key = |line: &LogLine| (line.at.to_bits(), line.host.clone(), line.text.clone());
+    seen.extend(own.iter().map(key));
+    own.extend(general.into_iter().filter(|line| !seen.contains(&key(line))));
+    let mut lines = own;
     lines.sort_by(|a, b| a.at.total_cmp(&b.at));
     for noise in
         [NOISE, &["checkpoint ", "LOG:  connection", "disconnection:", "received replication command"]]

@@ -216,7 +216,12 @@ fn lines_of_logs_have_one_order() {
     let postgres = "2026-11-21 20:55:01.250 UTC [17] LOG:  one\n\tgoes on\nno time\n2026-11-21 20:55:03.000 UTC [17] LOG:  three\n";
     let journal = "2026-11-21T20:55:03.500000+0000 s pgagent[9]: {\"event\":\"two\"}\n";
     let lines = logs::merge(
-        [logs::parse("m", "postgres", postgres, 0.0), logs::parse("s", "agent", journal, 1.0)].concat(),
+        [
+            logs::parse("s", "base", journal, 1.0),
+            logs::parse("m", "postgres", postgres, 0.0),
+            logs::parse("s", "agent", journal, 1.0),
+        ]
+        .concat(),
     );
     let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
     assert_eq!(

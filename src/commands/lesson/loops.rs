@@ -22,7 +22,8 @@ const SECONDS_MAX: u32 = 3600;
 const ROWS_MAX: u32 = 10_000;
 /// Ends pgbench, if it works: the shell that starts it, and all that belongs to it.
 const END_LOAD: &str = "if read pid </var/tmp/pgprov-lesson/load.pid; then rm -f /var/tmp/pgprov-lesson/load.pid; kill -- -$pid; fi 2>/dev/null";
-/// How the writer connects: nothing may take longer to notice than a failover.
+/// How writer and pgbench connect: nothing may take longer to notice than a failover. A session that waits for the answer to
+/// what has arrived already sends nothing, so that only keepalives notice.
 const PATIENCE: &str =
     "connect_timeout=2 tcp_user_timeout=3000 keepalives_idle=1 keepalives_interval=1 keepalives_count=3";
 const TABLE: &str = "create table if not exists lesson_writes \
@@ -129,7 +130,7 @@ impl Loops {
              mkdir -p {FOLDER} && {END_LOAD}; pgbench -i -q -s 1 '{service}' 2>&1 || exit 1
              setsid sh -c 'echo $$ >{FOLDER}/load.pid; end=$(($(date +%s) + {seconds}))
                while [ $(date +%s) -lt $end ]; do
-                 timeout --foreground {seconds} pgbench -n -c {clients} -R {rate} -T {seconds} \"{service} connect_timeout=2 tcp_user_timeout=3000\"
+                 timeout --foreground {seconds} pgbench -n -c {clients} -R {rate} -T {seconds} \"{service} {PATIENCE}\"
                  sleep 0.5
                done' >{FOLDER}/load 2>&1 </dev/null &"
         );
