@@ -17,6 +17,7 @@ pub mod logs;
 pub mod plan;
 pub mod psql;
 pub mod render;
+pub mod secrets;
 pub mod ssh;
 pub mod ssh_config;
 pub mod status;

@@ -7,7 +7,7 @@ use pgplan::lab::{self, Pins};
 
 use super::{
     context::{self, Assets},
-    up,
+    secrets,
 };
 use crate::{
     cli::{Global, Render},
@@ -29,7 +29,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Render) -> Result {
     let lab = lab::derive(&topology, &pins);
     let secrets = match (&state, args.secrets) {
         (_, false) => context::masked(&lab),
-        (Some(state), true) if state.secrets().exists() => up::look_at_secrets(state, &lab)?,
+        (Some(state), true) if state.secrets().exists() => secrets::look_at(state, &lab)?,
         _ => {
             return Err(Error::usage(format!("lab {} has no secrets: `up` makes them", lab.name))
                 .hint("render without --secrets, or bring the lab up first"));

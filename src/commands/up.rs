@@ -2,10 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, OnceLock},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use pgplan::{
@@ -16,7 +15,6 @@ use pgplan::{
     observed::{DomainState, Infra},
     plan::{self, Plan, Restart, Step},
     render::{RenderedHost, Roles},
-    secrets::{Credential, HostCertificate, Secrets},
     topology::Topology,
 };
 
@@ -25,7 +23,7 @@ use super::{
     context::{self, Assets, CONNECT},
     image,
     plan::Saved,
-    status,
+    secrets, status,
 };
 use crate::{
     checkpoint::{READY, Store, save as save_checkpoint},
@@ -36,7 +34,7 @@ use crate::{
     fault,
     libvirt::Libvirt,
     observe::{self, Answer, Asked},
-    secrets as vault, ssh,
+    ssh,
     state::{self, LabState, Lock},
     ui::{self, Ui},
 };
@@ -248,10 +246,10 @@ impl Draft {
         let boot = BootImage::in_pool(&hypervisor.pool_path, &image.name, &lab.image, &image.cmdline);
         let (secrets, public_key) = match (&state, mode) {
             (Some(state), Mode::Apply { .. } | Mode::Restore) => {
-                (keep_secrets(state, &lab)?, state.ensure_key()?)
+                (secrets::keep(state, &lab)?, state.ensure_key()?)
             }
             (Some(state), Mode::DryRun) if state.secrets().exists() => {
-                (look_at_secrets(state, &lab)?, state.ensure_key()?)
+                (secrets::look_at(state, &lab)?, state.ensure_key()?)
             }
             _ => (context::masked(&lab), "ssh-ed25519 (made by up)".to_owned()),
         };
@@ -554,51 +552,4 @@ fn refuse_orphans(infra: &Infra, state: Option<&LabState>, lab: &str) -> Result 
     let hint =
         format!("set PGPROV_STATE_DIR to where it was made, or take the lab away: pgprov destroy {lab}");
     Err(Error::failed(message).hint(hint))
-}
-
-fn keep_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
-    let now = SystemTime::now();
-    let (mut secrets, mut changed) = vault::Secrets::load_or_new(&state.secrets(), &lab.name, now)?;
-    for user in lab.database_users() {
-        changed |= secrets.ensure_user(&user)?;
-    }
-    for host in &lab.hosts {
-        let ips = [IpAddr::from(host.data.address), IpAddr::from(host.mgmt.address)];
-        changed |= secrets.ensure_host(&host.name, &ips, now)?;
-    }
-    if changed {
-        secrets.save(&state.secrets())?;
-    }
-    Ok(for_rendering(&secrets))
-}
-
-/// The secrets there are; what is missing is masked, since `plan` changes nothing.
-pub(super) fn look_at_secrets(state: &LabState, lab: &Lab) -> Result<Secrets> {
-    let (secrets, _) = vault::Secrets::load_or_new(&state.secrets(), &lab.name, SystemTime::now())?;
-    let mut all = context::masked(lab);
-    let known = for_rendering(&secrets);
-    all.users.extend(known.users);
-    all.hosts.extend(known.hosts);
-    all.ca_certificate = known.ca_certificate;
-    Ok(all)
-}
-
-fn for_rendering(secrets: &vault::Secrets) -> Secrets {
-    let user = |(name, user): (&String, &vault::User)| {
-        let credential = Credential {
-            password: user.password.expose().to_owned(),
-            verifier: user.verifier.expose().to_owned(),
-        };
-        (name.clone(), credential)
-    };
-    let host = |(name, host): (&String, &vault::Host)| {
-        let certificate =
-            HostCertificate { certificate: host.certificate.clone(), key: host.key.expose().to_owned() };
-        (name.clone(), certificate)
-    };
-    Secrets {
-        users: secrets.users().iter().map(user).collect(),
-        ca_certificate: secrets.authority().to_owned(),
-        hosts: secrets.hosts().iter().map(host).collect(),
-    }
 }

@@ -289,7 +289,7 @@ pub fn watched(suite: &Suite) -> Result<()> {
         screen.display()
     );
     Program::new("bash").args(["-c", &script]).limit(120).ok()?;
-    let drawn = String::from_utf8_lossy(&std::fs::read(&screen)?).into_owned();
+    let drawn = text_of(&String::from_utf8_lossy(&std::fs::read(&screen)?));
     for wanted in [
         "lab pair",
         "primary",
@@ -298,11 +298,19 @@ pub fn watched(suite: &Suite) -> Result<()> {
         "the data cable of s is pulled",
         "healed: ",
     ] {
-        ensure!(
-            drawn.contains(wanted),
-            "expected {wanted:?} on the screen, which was\n{}",
-            drawn.escape_debug()
-        );
+        ensure!(drawn.contains(wanted), "expected {wanted:?} on the screen, which was\n{drawn}");
     }
     fault(&lab, &["list"]).ok()?.says("no fault is in force").map(drop)
+}
+
+/// What was drawn on a terminal, as words: each escape sequence is a space, as it moves the cursor over what is blank.
+fn text_of(drawn: &str) -> String {
+    let mut parts = drawn.split('\u{1b}');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|char: char| "[?;".contains(char) || char.is_ascii_digit());
+        text.push(' ');
+        text.extend(rest.chars().skip(1));
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
