@@ -56,16 +56,30 @@ fn switchover(ui: &Ui, agents: &mut Agents<'_>, wait: HaWait) -> Result {
     };
     let epoch = newest(&views).map_or(0, |record| record.epoch);
     let begun = Instant::now();
-    agents.run(&from, "switchover")?;
-    if wait.wait == 0 {
-        ui.out(&format!("{from} was told to let its standby take over"));
-        return Ok(());
-    }
     let limit = begun + Duration::from_secs(wait.wait);
-    let views = until(agents, limit, "the standby to take over", |views| {
-        let later = newest(views).is_some_and(|record| record.epoch > epoch);
-        later && opened(views).is_some_and(|open| open != from)
-    })?;
+    let views = loop {
+        agents.run(&from, "switchover")?;
+        if wait.wait == 0 {
+            ui.out(&format!("{from} was told to let its standby take over"));
+            return Ok(());
+        }
+        let taken_over = |views: &[View]| {
+            let later = newest(views).is_some_and(|record| record.epoch > epoch);
+            later && opened(views).is_some_and(|open| open != from)
+        };
+        let mut closed = false;
+        let views = until(agents, limit, "the standby to take over", |views| {
+            let open = opened(views).as_ref() == Some(&from);
+            closed |= !open;
+            taken_over(views) || closed && open && in_sync(views)
+        })?;
+        if taken_over(&views) {
+            break views;
+        }
+        ui.say(&format!(
+            "{from} opened again, because its standby did not get everything in time: once more"
+        ));
+    };
     let to = opened(&views).unwrap_or_default();
     ui.say(&format!("{to} is primary ({:.1} s)", begun.elapsed().as_secs_f64()));
     until(agents, limit, &format!("{from} to follow {to}"), in_sync)?;
@@ -183,7 +197,7 @@ fn until(
     agents: &mut Agents<'_>,
     limit: Instant,
     what: &str,
-    is_so: impl Fn(&[View]) -> bool,
+    mut is_so: impl FnMut(&[View]) -> bool,
 ) -> Result<Vec<View>> {
     let begun = Instant::now();
     loop {

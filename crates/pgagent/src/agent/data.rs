@@ -34,6 +34,8 @@ enum News {
     Done(Op, Result<(), String>),
     /// Whether the server took a new connection.
     Greeted(bool),
+    /// What an operator wants, after what it needs was done.
+    Ordered(Command),
 }
 
 struct Agent {
@@ -261,6 +263,7 @@ impl Agent {
                 self.greeted(greeted);
                 Ok(())
             }
+            News::Ordered(command) => self.take(Event::Command(command)).await,
             News::Done(op, Ok(())) => {
                 log::line("info", "operation", &[("end", &format!("{op:?}"))]);
                 // Counts as running until it was looked at.
@@ -292,6 +295,16 @@ impl Agent {
             }
             Order::Node(Command::Rejoin) if self.node.phase != Phase::Standby => {
                 json!({ "error": format!("only a standby is copied anew; this host is {}", self.node.phase.name()) })
+            }
+            // What is dirty is written while the port is still open: the shutdown that follows has only seconds.
+            Order::Node(Command::Switchover) => {
+                log::line("info", "command", &[("command", "Switchover")]);
+                let (server, news) = (self.server.clone(), self.news.clone());
+                tokio::spawn(async move {
+                    server.checkpoint().await;
+                    let _ = news.send(News::Ordered(Command::Switchover)).await;
+                });
+                json!({ "ok": true })
             }
             Order::Node(command) => {
                 log::line("info", "command", &[("command", &format!("{command:?}"))]);
