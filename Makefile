@@ -3,7 +3,7 @@ LAB ?= topologies/lab.yaml
 CARGO ?= cargo
 PGPROV = target/release/pgprov
 
-.PHONY: bench-ha verify-ha up destroy verify test test-fast test-e2e lint bench bench-load setup setup-test build guest image fmt docs
+.PHONY: bench-ha verify-ha verify-labs up destroy verify test test-fast test-e2e lint bench bench-load setup setup-test build guest image fmt docs
 
 up: setup build image ## install what is missing, build, build the image once, bring the lab up
 	$(PGPROV) up $(LAB)
@@ -46,10 +46,9 @@ test-e2e: setup-test guest
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
 	target/debug/pgprov image build debian-12
-	scripts/stock-image
 	scripts/sandbox e2e -- scripts/e2e $(ARGS)
 
-verify: verify-ha ## long campaigns: an hour of a warehouse, the failover machine in full bounds, faults on machines (hours)
+verify: verify-ha verify-labs ## long campaigns: an hour of a warehouse, the failover machine in full bounds, faults on machines (hours)
 	PGLOAD_STATEMENTS=6000 $(CARGO) test --release --locked -p pgload --test it constraints_hold
 	PGAGENT_VERIFY=full $(CARGO) test --locked -p pgagent-core -- --nocapture
 
@@ -58,6 +57,13 @@ verify-ha: setup-test guest
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
 	PGPROV_E2E_UNWATCHED=1 PGPROV_GUEST_DIR=$(CURDIR)/target/guest scripts/sandbox e2e -- scripts/e2e --campaign $(ARGS)
+
+# The end-to-end cases that take too long for every day. ARGS selects by name.
+verify-labs: setup-test guest
+	$(CARGO) build --locked --bin pgprov --test e2e
+	target/debug/pgprov image build debian-13
+	scripts/stock-image
+	scripts/sandbox e2e -- scripts/e2e --thorough $(ARGS)
 
 bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each
 	$(MAKE) verify-ha ARGS=times PGPROV_ROUNDS=$(or $(ROUNDS),20)

@@ -100,12 +100,9 @@ const CASES: &[Case] = &[
     Case::new("watch-with-keys", fault::watched),
     Case::new("fault-healed-after-sigkill", fault::healed_after_sigkill),
     Case::new("up-starts-from-ready", checkpoint::up_starts_from_ready),
-    Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("failover-network-of-the-primary-is-cut", failover::network_of_the_primary_is_cut),
-    Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
     Case::new("failover-nobody-is-promoted-needlessly", failover::nobody_is_promoted_needlessly),
     Case::new("failover-a-lonely-primary-closes-its-port", failover::a_lonely_primary_closes_its_port),
-    Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("lesson-hot-standby", lessons::hot_standby),
     Case::new("lesson-split-brain", lessons::split_brain),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
@@ -113,14 +110,27 @@ const CASES: &[Case] = &[
     Case::new("killed-while-restarting", killed::while_restarting),
     Case::new("killed-destroy", killed::destroy),
     Case::new("killed-while-copying-the-image", killed::while_copying_the_image),
-    Case::new("killed-with-secrets-only", |suite| killed::at(suite, &Point::State("secrets.json"))),
-    Case::new("killed-with-a-network-only", |suite| {
-        killed::at(suite, &Point::Definition("networks/pgprov-pair-data.xml"))
-    }),
     Case::new("killed-with-a-vm-defined", |suite| killed::at(suite, &Point::Definition("pair-m.xml"))),
     Case::new("killed-while-booting", |suite| killed::at(suite, &Point::Said("s waking up", 700))),
     Case::new("killed-while-a-host-waits", |suite| {
         killed::at(suite, &Point::Said("s waiting for its turn", 0))
+    }),
+    Case::new("killed-while-starting-the-standby", |suite| {
+        killed::at(suite, &Point::Said("s start PostgreSQL", 500))
+    }),
+    Case::new("unused-image-is-removed", refused::unused_image_is_removed),
+    Case::new("debian-12", fresh::debian_12),
+];
+
+/// Cases that take long, or show from another side what a case above shows too, for `make verify`: `--thorough` runs these
+/// instead.
+const THOROUGH: &[Case] = &[
+    Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
+    Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
+    Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
+    Case::new("killed-with-secrets-only", |suite| killed::at(suite, &Point::State("secrets.json"))),
+    Case::new("killed-with-a-network-only", |suite| {
+        killed::at(suite, &Point::Definition("networks/pgprov-pair-data.xml"))
     }),
     Case::new("killed-while-installing-files", |suite| killed::at(suite, &Point::Said("m applying", 400))),
     Case::new("killed-while-making-the-data-directory", |suite| {
@@ -130,11 +140,6 @@ const CASES: &[Case] = &[
     Case::new("killed-while-copying-the-primary", |suite| {
         killed::at(suite, &Point::Said("s copy the data directory", 2500))
     }),
-    Case::new("killed-while-starting-the-standby", |suite| {
-        killed::at(suite, &Point::Said("s start PostgreSQL", 500))
-    }),
-    Case::new("unused-image-is-removed", refused::unused_image_is_removed),
-    Case::new("debian-12", fresh::debian_12),
     Case::new("stock-image-installs-packages-at-up", stock::installs_packages_at_up),
 ];
 
@@ -159,6 +164,10 @@ const CAMPAIGN: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let campaign = std::env::args().any(|arg| arg == "--campaign");
-    harness::main(if campaign { CAMPAIGN } else { CASES })
+    let asked = |flag: &str| std::env::args().any(|arg| arg == flag);
+    harness::main(match (asked("--campaign"), asked("--thorough")) {
+        (true, _) => CAMPAIGN,
+        (_, true) => THOROUGH,
+        _ => CASES,
+    })
 }
