@@ -77,6 +77,20 @@ impl<'a> Store<'a> {
         Ok(self.state.write(&self.file(), &serde_json::to_vec_pretty(records)?)?)
     }
 
+    /// Strikes out power cuts and pauses of hosts that run: something else than healing has ended them.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn settle(&self, runs: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        let before = self.list()?;
+        let ended = |fault: &Fault| match fault {
+            Fault::Kill { host } | Fault::Pause { host } => runs(host),
+            _ => false,
+        };
+        let after: Vec<Record> = before.iter().filter(|record| !ended(&record.fault)).cloned().collect();
+        if after.len() == before.len() { Ok(()) } else { self.write(&after) }
+    }
+
     /// Strikes out all faults: of hosts that are not there any more, or were taken back to a time before.
     ///
     /// # Errors
@@ -330,6 +344,16 @@ mod tests {
         assert_eq!(store.list().unwrap(), [record(2), record(1)]);
         fs::write(store.file(), "[{").unwrap();
         assert!(store.list().unwrap_err().to_string().ends_with("faults.json is damaged"));
+        let on = |id, fault| Record { id, since: 1, until: None, fault };
+        let (m, s) = (|| "m".to_owned(), || "s".to_owned());
+        let all = [
+            on(1, Fault::Kill { host: m() }),
+            on(2, Fault::Pause { host: s() }),
+            on(3, Fault::Cut { host: m() }),
+        ];
+        store.write(&all).unwrap();
+        store.settle(|host| host == "m").unwrap();
+        assert_eq!(store.list().unwrap(), all[1..]);
         store.write(&[]).unwrap();
         assert!(store.list().unwrap().is_empty() && !store.file().exists());
         store.forget().unwrap();

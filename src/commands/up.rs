@@ -417,7 +417,7 @@ impl Draft {
         self.plan = plan::plan(&wanted, &self.infra, &facts);
     }
 
-    /// What a user broke on purpose is not brought in line: only healed.
+    /// What a user broke on purpose is not brought in line, but for hosts that are off or stand still: they are started.
     fn warn_of_faults(&self, ui: &Ui) -> Result {
         let Some((state, _)) = &self.state else { return Ok(()) };
         for record in fault::Store::new(state).list()? {
@@ -518,6 +518,8 @@ impl Draft {
     /// Keeps what was applied.
     fn finish(&self) -> Result {
         if let Some((state, _)) = &self.state {
+            let state_of = |host: &str| self.infra.domains.get(host).map(|domain| domain.state);
+            fault::Store::new(state).settle(|host| state_of(host) == Some(DomainState::Running))?;
             let same = std::fs::read_to_string(state.topology()).is_ok_and(|old| old == self.text);
             if !same {
                 state.write(&state.topology(), self.text.as_bytes())?;

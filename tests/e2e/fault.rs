@@ -171,6 +171,11 @@ pub fn of_the_machine(suite: &Suite) -> Result<()> {
     ensure!(host(&lab.status()?, "s")?["state"] == "off", "expected status to show that s is off");
     fault(&lab, &["pause", "s"]).run()?.exits(1)?.says("host s does not run")?;
     heal(&lab, "s")?;
+    // What `up` has started is no fault any more.
+    fault(&lab, &["pause", "m"]).ok()?;
+    lab.up(&lab.file)?.exits(0)?.says("the CPUs of m stand still")?;
+    ensure!(domain_state(&lab, "m")? == "running", "expected `up` to let m go on");
+    fault(&lab, &["list"]).ok()?.says("no fault is in force")?;
     wait(&lab, 60, "the standby to stream again", |lab| Ok(lab.streams("m", "s", "after the power").is_ok()))
 }
 
