@@ -4,6 +4,11 @@ use pgplan::lab::{Lab, POSTGRES_ROLE};
 
 use crate::{error::Result, secrets::Secrets, state::LabState};
 
+/// Who waits for an answer sends nothing, and would not notice for hours that the host at the other end is gone. The same as
+/// in templates/client/pg_service.conf.
+const KEEPALIVES: &str =
+    "keepalives_idle=5\nkeepalives_interval=2\nkeepalives_count=3\ntcp_user_timeout=10000\n";
+
 /// Writes `ssh_config`, `pg_service.conf`, `pgpass` and `ca.crt` into the state directory.
 ///
 /// # Errors
@@ -64,7 +69,7 @@ fn services(state: &LabState, lab: &Lab) -> String {
     let service = |name: &str, database: &str, user: &str, attributes: &str| {
         format!(
             "[{}-{name}]\nhost={hosts}\nhostaddr={addresses}\nport=5432\ndbname={database}\nuser={user}\npassfile={}\n\
-             target_session_attrs={attributes}\nconnect_timeout=3\n{tls}\n",
+             target_session_attrs={attributes}\nconnect_timeout=3\n{KEEPALIVES}{tls}\n",
             lab.name,
             beside("pgpass"),
         )

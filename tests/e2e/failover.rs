@@ -10,7 +10,7 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::drill::{Drill, FENCE, PROMOTE};
+use self::drill::{CLIENT, Drill, FENCE, PROMOTE};
 use crate::suite::Suite;
 
 /// The assignment: the primary loses its network, the standby takes over under load, the old primary comes back by
@@ -22,10 +22,12 @@ pub fn network_of_the_primary_is_cut(suite: &Suite) -> Result<()> {
     let drill = Drill::begin(suite)?;
     drill.lab.exec(
         "client",
-        "pgbench -i -q -s 1 'service=lab-rw' >/dev/null 2>&1
-         setsid sh -c 'while [ ! -e /tmp/drill/stop ]; do
-           pgbench -n -c 2 -R 20 -T 600 \"service=lab-rw connect_timeout=2 tcp_user_timeout=3000\"; sleep 0.5
-         done' >/tmp/drill/pgbench 2>&1 </dev/null &",
+        &format!(
+            "pgbench -i -q -s 1 'service=lab-rw' >/dev/null 2>&1
+             setsid sh -c 'while [ ! -e /tmp/drill/stop ]; do
+               pgbench -n -c 2 -R 20 -T 600 \"service=lab-rw {CLIENT}\"; sleep 0.5
+             done' >/tmp/drill/pgbench 2>&1 </dev/null &"
+        ),
     )?;
     loaded(&drill)?;
 

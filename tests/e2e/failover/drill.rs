@@ -22,7 +22,7 @@ pub const FENCE: f64 = 5.0;
 pub const PROMOTE: f64 = 7.5;
 
 /// How clients of a failover connect: nothing may take longer to notice than the failover itself.
-const CLIENT: &str =
+pub const CLIENT: &str =
     "connect_timeout=2 tcp_user_timeout=3000 keepalives_idle=1 keepalives_interval=1 keepalives_count=3";
 
 /// A lab under load.
