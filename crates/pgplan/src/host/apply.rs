@@ -106,6 +106,9 @@ fn functions() -> String {
 const PRELUDE: &str = r#"set -u
 cd @STAGE@ || exit 1
 exec 9>@LOCK@ && flock -w 300 9 || { echo '{"event":"failed","kind":"lock","item":"@LOCK@"}'; exit 75; }
+# Also when whoever sent this is gone, and what is said has nowhere to go.
+trap 'cd / && rm -rf @STAGE@' EXIT
+trap 'exit 1' HUP INT PIPE TERM
 say() { printf '{"event":"%s","kind":"%s","item":"%s"}\n' "$1" "$2" "$3"; }
 fail() {
   printf '{"event":"failed","kind":"%s","item":"%s","output":"%s"}\n' "$1" "$2" "$(tail -c 3000 log 2>/dev/null | base64 -w0)"
