@@ -33,7 +33,7 @@ use pgplan::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    durable,
+    clock, durable,
     execute::{self, MadeFrom, World},
     fault,
     libvirt::{self, Libvirt},
@@ -354,7 +354,7 @@ fn finish_save(
     Store::new(state).write(&Checkpoint {
         format: FORMAT,
         name: name.to_owned(),
-        created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs(),
+        created: clock::since_1970().as_secs(),
         software: infra.hypervisor.software(),
         topology: text.to_owned(),
         pins: world.lab.pins(),

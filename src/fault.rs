@@ -10,18 +10,18 @@ use std::{
     io::ErrorKind,
     path::PathBuf,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use pgplan::{
-    fault::{CLEAR, Fault, Record, network_script},
+    fault::{Fault, Record, network_script},
     lab::{Host, Lab},
     observed::DomainState,
 };
 
 use crate::{
-    execute,
+    clock, execute,
     libvirt::Libvirt,
     ssh::{Session, Target, quote},
     state::LabState,
@@ -33,9 +33,6 @@ const CONNECT: Duration = Duration::from_secs(20);
 const BOOT: Duration = Duration::from_secs(240);
 /// How long a script on a host may take: a service that stops in good order is the slowest.
 const SCRIPT: Duration = Duration::from_secs(120);
-/// Inside hosts: the script of their network faults, and the unit that runs it at every boot.
-const SCRIPT_FILE: &str = "/etc/pgprov/fault.sh";
-const UNIT: &str = "pgprov-fault.service";
 /// The file that fills a disk.
 const FILLING: &str = ".pgprov-fault";
 
@@ -127,7 +124,7 @@ impl Hands<'_> {
         self.check(&fault)?;
         let store = Store::new(self.state);
         let before = store.list()?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let now = clock::since_1970();
         let replaced = before.iter().find(|record| fault.replaces(&record.fault));
         let record = Record {
             id: before.iter().map(|record| record.id).max().unwrap_or(0) + 1,
@@ -196,7 +193,7 @@ impl Hands<'_> {
             }
             Fault::FillDisk { host, path } => self.run(host, &fill(path)),
             Fault::Clock { host, seconds } => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+                let now = clock::since_1970().as_secs();
                 let wrong = i64::try_from(now)?.saturating_add(*seconds);
                 self.run(host, &format!("date -u -s @{wrong} >/dev/null"))
             }
@@ -255,7 +252,7 @@ impl Hands<'_> {
         let hosts: Vec<&Host> = fault.hosts().into_iter().filter_map(|name| self.lab.host(name)).collect();
         let results: Vec<anyhow::Result<()>> = thread::scope(|scope| {
             let rewire = |host: &&Host| {
-                let script = install(network_script(self.lab, host, &faults).as_deref());
+                let script = network_script(self.lab, host, &faults);
                 let name = host.name.clone();
                 scope.spawn(move || self.run(&name, &script))
             };
@@ -288,31 +285,6 @@ impl Hands<'_> {
         ensure!(output.success(), "a script failed on {host} ({:?}): {}", output.exit, said.trim());
         Ok(())
     }
-}
-
-/// Puts the script of the network faults in its place, where every boot finds it, and runs it; or takes all away.
-fn install(script: Option<&str>) -> String {
-    let wanted = format!("/etc/systemd/system/multi-user.target.wants/{UNIT}");
-    let unit = format!("/etc/systemd/system/{UNIT}");
-    let Some(script) = script else {
-        return format!("set -eu\nrm -f {wanted} {unit} {SCRIPT_FILE}\n{CLEAR}");
-    };
-    format!(
-        "set -eu\nmkdir -p /etc/pgprov\n\
-         cat >{SCRIPT_FILE} <<'END OF SCRIPT'\n{script}END OF SCRIPT\n\
-         cat >{unit} <<'END OF UNIT'\n\
-         [Unit]\n\
-         Description=Network faults that pgprov causes\n\
-         Before=network.target\n\n\
-         [Service]\n\
-         Type=oneshot\n\
-         ExecStart=/bin/sh {SCRIPT_FILE}\n\
-         END OF UNIT\n\
-         mkdir -p \"$(dirname {wanted})\"\n\
-         ln -sf ../{UNIT} {wanted}\n\
-         sync -f {SCRIPT_FILE}\n\
-         exec sh {SCRIPT_FILE}\n"
-    )
 }
 
 /// Takes all room that those who are not root may use; what the file itself needs in the file system comes on top.

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod connect;
 pub mod durable;
@@ -13,6 +14,7 @@ pub mod graph;
 pub mod image;
 pub mod lesson;
 pub mod libvirt;
+pub mod markup;
 pub mod observe;
 pub mod secrets;
 pub mod snapshot;

@@ -9,6 +9,20 @@ use super::LabOption;
 /// Verbs for faults
 #[derive(Debug, Subcommand)]
 pub enum Fault {
+    /// What stays until it is healed
+    #[command(flatten)]
+    Cause(Cause),
+    /// Kill a process of a host with SIGKILL; there is nothing to heal
+    KillProcess(FaultKillProcess),
+    /// List the faults in force
+    List(LabOption),
+    /// Undo the faults of a host, or all of them
+    Heal(FaultHeal),
+}
+
+/// Verbs for faults that stay until they are healed
+#[derive(Debug, Subcommand)]
+pub enum Cause {
     /// Pull the data cable of a host
     Cut(FaultHost),
     /// Lead the data cable of a host to a network without anyone else: its link stays up
@@ -27,18 +41,12 @@ pub enum Fault {
     Pause(FaultHost),
     /// Stop a service of a host
     StopService(FaultService),
-    /// Kill a process of a host with SIGKILL; there is nothing to heal
-    KillProcess(FaultKillProcess),
     /// Take all room on a disk of a host
     FillDisk(FaultDisk),
     /// Let the disk of a host read and write slowly
     SlowDisk(FaultSlowDisk),
     /// Set the clock of a host wrong
     Clock(FaultClock),
-    /// List the faults in force
-    List(LabOption),
-    /// Undo the faults of a host, or all of them
-    Heal(FaultHeal),
 }
 
 /// Options of every fault

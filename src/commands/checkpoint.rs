@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use pgplan::{lab::Pins, topology::Topology};
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     checkpoint::{self, Checkpoint, READY, Store},
     cli::{self, CheckpointRemove, CheckpointSave, Global, LabOption, Reset},
+    clock,
     error::{Error, Kind, Result},
     libvirt::Libvirt,
     state::{self, LabState},
@@ -94,8 +95,7 @@ fn list(ui: &Ui, global: &Global, args: &LabOption) -> Result {
 }
 
 fn age(created: u64) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    match now.saturating_sub(created) {
+    match clock::since_1970().as_secs().saturating_sub(created) {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),

@@ -1,10 +1,13 @@
 //! What commands start from: roles, a checked topology, a lab that exists.
 
 use std::{
+    env,
+    ffi::OsStr,
     fs,
     io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -189,6 +192,22 @@ fn applied(assets: &Assets, state: &LabState) -> Result<Lab> {
             .hint("a lab with roles of its own needs the --assets that `up` had: set PGPROV_ASSETS")
     })?;
     Ok(lab::derive(&topology, &pins(state)?))
+}
+
+/// This very program, to be run beside this one with the same hypervisor, roles and pool, and nothing to read.
+///
+/// # Errors
+/// Its file cannot be found.
+pub fn this_program(global: &Global) -> anyhow::Result<Command> {
+    let mut command = Command::new(env::current_exe().context("cannot find this program")?);
+    command.stdin(Stdio::null());
+    let given = [
+        ("LIBVIRT_DEFAULT_URI", global.connect.as_deref().map(OsStr::new)),
+        ("PGPROV_ASSETS", global.assets.as_deref().map(Path::as_os_str)),
+        ("PGPROV_POOL_PATH", global.pool_path.as_deref().map(OsStr::new)),
+    ];
+    command.envs(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    Ok(command)
 }
 
 /// Secrets that are none, for files that are only looked at.

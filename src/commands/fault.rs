@@ -1,20 +1,15 @@
 //! `pgprov fault`: break a host or the network, and heal it again.
 
-use std::{
-    env,
-    os::unix::process::CommandExt as _,
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, SystemTime},
-};
+use std::{os::unix::process::CommandExt as _, process::Stdio, thread, time::Duration};
 
 use anyhow::Context as _;
 use pgplan::fault::{Fault, Record};
 use serde_json::json;
 
-use super::context::{OpenLab, target};
+use super::context::{OpenLab, target, this_program};
 use crate::{
     cli::{self, FaultHeal, FaultHost, Global, LabOption},
+    clock,
     error::{Error, Result},
     fault::{Hands, Store},
     libvirt::Libvirt,
@@ -33,55 +28,52 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// There is no such lab or host, or it cannot be done.
 pub fn run(ui: &Ui, global: &Global, verb: &cli::Fault) -> Result {
     match verb {
+        cli::Fault::Cause(verb) => {
+            let (options, fault) = wanted(verb)?;
+            cause(ui, global, options, fault)
+        }
+        cli::Fault::KillProcess(args) => kill_process(ui, global, args),
         cli::Fault::List(lab) => list(ui, global, lab),
         cli::Fault::Heal(args) => heal(ui, global, args),
-        cli::Fault::KillProcess(args) => kill_process(ui, global, args),
-        _ => {
-            let (at, fault) = wanted(verb)?;
-            cause(ui, global, at, fault)
-        }
     }
 }
 
 /// The fault that the words ask for.
-fn wanted(verb: &cli::Fault) -> Result<(&cli::FaultOptions, Fault)> {
+fn wanted(verb: &cli::Cause) -> Result<(&cli::FaultOptions, Fault)> {
     let host = |args: &FaultHost| args.host.clone();
     Ok(match verb {
-        cli::Fault::Cut(args) => (&args.options, Fault::Cut { host: host(args) }),
-        cli::Fault::Isolate(args) => (&args.options, Fault::Isolate { host: host(args) }),
-        cli::Fault::Kill(args) => (&args.options, Fault::Kill { host: host(args) }),
-        cli::Fault::Pause(args) => (&args.options, Fault::Pause { host: host(args) }),
-        cli::Fault::Partition(args) => {
+        cli::Cause::Cut(args) => (&args.options, Fault::Cut { host: host(args) }),
+        cli::Cause::Isolate(args) => (&args.options, Fault::Isolate { host: host(args) }),
+        cli::Cause::Kill(args) => (&args.options, Fault::Kill { host: host(args) }),
+        cli::Cause::Pause(args) => (&args.options, Fault::Pause { host: host(args) }),
+        cli::Cause::Partition(args) => {
             if let Some(both) = args.hosts.iter().find(|host| args.from.contains(host)) {
                 return Err(Error::usage(format!("{both} is on both sides of the partition")));
             }
             let (hosts, from) = (args.hosts.clone(), args.from.clone());
             (&args.options, Fault::Partition { hosts, from, one_way: args.one_way })
         }
-        cli::Fault::Delay(args) => {
+        cli::Cause::Delay(args) => {
             let milliseconds = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
             let (host, jitter) = (args.host.clone(), milliseconds(args.jitter));
             (&args.options, Fault::Delay { host, milliseconds: milliseconds(args.delay), jitter })
         }
-        cli::Fault::Loss(args) => {
+        cli::Cause::Loss(args) => {
             (&args.options, Fault::Loss { host: args.host.clone(), percent: args.percent })
         }
-        cli::Fault::Rate(args) => (&args.options, Fault::Rate { host: args.host.clone(), kbit: args.rate }),
-        cli::Fault::StopService(args) => {
+        cli::Cause::Rate(args) => (&args.options, Fault::Rate { host: args.host.clone(), kbit: args.rate }),
+        cli::Cause::StopService(args) => {
             (&args.options, Fault::StopService { host: args.host.clone(), unit: args.unit.clone() })
         }
-        cli::Fault::FillDisk(args) => {
+        cli::Cause::FillDisk(args) => {
             let path = args.path.trim_end_matches('/').to_owned();
             (&args.options, Fault::FillDisk { host: args.host.clone(), path })
         }
-        cli::Fault::SlowDisk(args) => {
+        cli::Cause::SlowDisk(args) => {
             (&args.options, Fault::SlowDisk { host: args.host.clone(), kib: args.kib })
         }
-        cli::Fault::Clock(args) => {
+        cli::Cause::Clock(args) => {
             (&args.options, Fault::Clock { host: args.host.clone(), seconds: args.offset })
-        }
-        cli::Fault::KillProcess(_) | cli::Fault::List(_) | cli::Fault::Heal(_) => {
-            return Err(Error::failed("this verb causes no fault that lasts"));
         }
     })
 }
@@ -122,15 +114,9 @@ fn hands<'a>(open: &'a OpenLab, libvirt: &'a Libvirt) -> Hands<'a> {
 
 /// Starts a program of ours that outlives this one, and the terminal, until the fault is due.
 fn heal_later(global: &Global, lab: &str, record: &Record) -> Result {
-    let mut command = Command::new(env::current_exe().context("cannot find this program")?);
+    let mut command = this_program(global)?;
     command.args(["fault", "heal", "--quiet", "--lab", lab, "--due", &record.id.to_string()]);
-    if let Some(uri) = &global.connect {
-        command.args(["--connect", uri]);
-    }
-    if let Some(assets) = &global.assets {
-        command.arg("--assets").arg(assets);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     command.spawn().context("cannot start what heals the fault when its time has come")?;
     Ok(())
 }
@@ -261,5 +247,5 @@ fn short(seconds: u64) -> String {
 }
 
 fn seconds_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    clock::since_1970().as_secs()
 }

@@ -7,9 +7,7 @@ mod model;
 mod screen;
 
 use std::{
-    env,
     io::IsTerminal as _,
-    process::{Command, Stdio},
     sync::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
@@ -26,7 +24,7 @@ use ratatui::{
 };
 
 use super::{
-    context::{OpenLab, target},
+    context::{OpenLab, target, this_program},
     status,
 };
 use crate::{
@@ -151,14 +149,8 @@ fn words(key: char, host: &str) -> Option<Vec<String>> {
 
 /// Runs a command of ours beside the screen; what it says becomes news.
 fn start(global: &Global, lab: &str, words: Vec<String>, sender: Sender<News>) -> anyhow::Result<()> {
-    let mut command = Command::new(env::current_exe().context("cannot find this program")?);
-    command.args(&words).args(["--quiet", "--color", "never", "--lab", lab]).stdin(Stdio::null());
-    if let Some(uri) = &global.connect {
-        command.args(["--connect", uri]);
-    }
-    if let Some(assets) = &global.assets {
-        command.arg("--assets").arg(assets);
-    }
+    let mut command = this_program(global)?;
+    command.args(&words).args(["--quiet", "--color", "never", "--lab", lab]);
     thread::spawn(move || {
         let said = match command.output() {
             Ok(output) => {

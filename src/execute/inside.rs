@@ -15,6 +15,7 @@ use pgplan::{
 
 use super::{MadeFrom, NoAnswer, Unreachable, World, step};
 use crate::{
+    clock,
     observe::{self, Answer},
     ssh::{self, Session},
     ui::Line,
@@ -189,7 +190,7 @@ fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
         let mut header = tar::Header::new_gnu();
         header.set_size(file.content.len() as u64);
         header.set_mode(file.mode);
-        header.set_mtime(now_seconds());
+        header.set_mtime(clock::since_1970().as_secs());
         header.set_username(&file.owner)?;
         header.set_groupname(&file.group)?;
         files.append_data(&mut header, &file.path, file.content.as_slice())?;
@@ -204,10 +205,6 @@ fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
         archive.append_data(&mut header, name, content)?;
     }
     Ok(archive.into_inner()?)
-}
-
-fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The shell command that sets a host's clock to `now`.

@@ -1,5 +1,6 @@
 use super::layout::{BAR_HEIGHT, CARD_HEIGHT, CARD_WIDTH, Card, GUTTER, LEVEL, Layout, MARGIN, layout};
 use super::{Health, Host, Mode, Network, Picture, Replication, Server};
+use crate::markup::escape;
 
 /// How many characters of each kind of text fit where they belong; longer ones are cut and shown whole as a tooltip.
 const TAG_MAX: usize = 10;
@@ -379,21 +380,4 @@ fn anchored(x: u32, y: u32, class: &str, anchor: &str, text: &str, max: usize) -
     let anchor = if anchor == "start" { String::new() } else { format!(" text-anchor=\"{anchor}\"") };
     let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
     format!("<text{class}{anchor} x=\"{x}\" y=\"{y}\">{tooltip}{shown}</text>")
-}
-
-/// Text as XML takes it; what XML cannot hold at all is replaced.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
-            _ if char.is_control() => escaped.push(' '),
-            _ => escaped.push(char),
-        }
-    }
-    escaped
 }

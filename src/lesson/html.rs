@@ -3,6 +3,7 @@
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
 use super::report::PICTURE;
+use crate::markup::escape;
 
 const STYLE: &str = "\
 body { font: 15px/1.5 sans-serif; max-width: 980px; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }
@@ -34,7 +35,7 @@ pub fn page(title: &str, markdown: &str, picture: &str) -> String {
     });
     let mut body = String::new();
     html::push_html(&mut body, events);
-    let title = super::plot::escape(title);
+    let title = escape(title);
     format!(
         "<!doctype html>\n<html><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body>\n{body}</body></html>\n"

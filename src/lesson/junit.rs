@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    evidence::{Done, Evidence, Outcome},
-    plot::escape,
-};
+use super::evidence::{Done, Evidence, Outcome};
+use crate::markup::escape;
 
 /// The document. Writing to a String cannot fail.
 pub fn xml(evidence: &Evidence) -> String {
@@ -13,7 +11,7 @@ pub fn xml(evidence: &Evidence) -> String {
         |outcomes: &[Outcome]| evidence.steps.iter().filter(|step| outcomes.contains(&step.outcome)).count();
     let mut out = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" skipped=\"{}\" time=\"{:.3}\">\n",
-        text(&evidence.lesson),
+        escape(&evidence.lesson),
         evidence.steps.len(),
         count(&[Outcome::Failed]),
         count(&[Outcome::Skipped, Outcome::NotReached]),
@@ -23,8 +21,8 @@ pub fn xml(evidence: &Evidence) -> String {
         let _ = write!(
             out,
             "  <testcase classname=\"{}\" name=\"{}\" time=\"{:.3}\"",
-            text(&evidence.lesson),
-            text(&step.name),
+            escape(&evidence.lesson),
+            escape(&step.name),
             step.ended - step.began
         );
         match step.outcome {
@@ -35,8 +33,8 @@ pub fn xml(evidence: &Evidence) -> String {
                 let _ = writeln!(
                     out,
                     ">\n    <failure message=\"{}\">{}</failure>\n  </testcase>",
-                    text(&message),
-                    text(&details)
+                    escape(&message),
+                    escape(&details)
                 );
             }
         }
@@ -60,10 +58,4 @@ pub fn failure(step: &Done) -> (String, String) {
             )
         },
     )
-}
-
-/// Escaped, and without characters that XML 1.0 does not know.
-fn text(text: &str) -> String {
-    let known = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
-    escape(&text.chars().map(known).collect::<String>())
 }

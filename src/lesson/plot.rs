@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::evidence::{Evidence, Fate, Outcome};
+use crate::markup::escape;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 84.0;
@@ -162,9 +163,4 @@ fn axis(out: &mut String, evidence: &Evidence, length: f64, floor: f64, x: &dyn 
         "<text x=\"{LEFT:.0}\" y=\"{:.1}\" fill=\"#555\">numbers above are steps of the lesson</text>",
         floor + 36.0
     );
-}
-
-/// Text inside of XML and HTML.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -7,7 +7,7 @@ use pgplan::machine;
 use roxmltree::Document;
 use virt::{domain::Domain, sys};
 
-use super::{Error, Libvirt, Raw, Result, memory::with_link};
+use super::{Error, Libvirt, Raw, Result, memory::with_link, read};
 
 /// The disk of every host.
 const DISK: &std::ffi::CStr = c"vda";
@@ -19,7 +19,7 @@ impl Libvirt {
     /// As [`Libvirt::start_host`]; [`Error::Answer`] when the host has no such interface.
     pub fn set_data_link(&self, lab: &str, host: &str, up: bool) -> Result {
         let operation = format!("{} the data cable of host {host}", if up { "plug in" } else { "pull" });
-        self.edit_interface(&operation, lab, host, move |xml| with_link(xml, "ua-data", up))
+        self.edit_interface(&operation, lab, host, move |xml| with_link(xml, "data", up))
     }
 
     /// Leads the data cable of a host to the network that nobody else is on, which is made for it, or back.
@@ -33,7 +33,7 @@ impl Libvirt {
         }
         let network = if alone { isolated } else { format!("pgprov-{lab}-data") };
         let operation = format!("lead the data cable of host {host} to network {network}");
-        self.edit_interface(&operation, lab, host, move |xml| with_network(xml, "ua-data", &network))
+        self.edit_interface(&operation, lab, host, move |xml| with_network(xml, &network))
     }
 
     /// Limits what the disk of a host reads and writes, in bytes per second; 0 lifts the limit.
@@ -74,13 +74,11 @@ impl Libvirt {
     }
 }
 
-/// The interface of a domain with another network at the other end of its cable.
-fn with_network(xml: &str, alias: &str, network: &str) -> Option<String> {
+/// The data interface of a domain with another network at the other end of its cable.
+fn with_network(xml: &str, network: &str) -> Option<String> {
     let document = Document::parse(xml).ok()?;
-    let interface = document.descendants().filter(|node| node.has_tag_name("interface")).find(|node| {
-        node.children().any(|n| n.has_tag_name("alias") && n.attribute("name") == Some(alias))
-    })?;
-    let source = interface.children().find(|node| node.has_tag_name("source"))?;
+    let interface = read::interface(&document, "data")?;
+    let source = read::child(interface, "source")?;
     Some(xml[interface.range()].replace(&xml[source.range()], &format!("<source network='{network}'/>")))
 }
 
@@ -111,11 +109,11 @@ mod tests {
         let domain = "<domain><devices><interface type='network'><source network='pgprov-x-mgmt'/><alias name='ua-mgmt'/></interface>\
                       <interface type='network'><mac address='52:54:00:00:00:01'/><source network='pgprov-x-data' portid='1' bridge='b'/>\
                       <alias name='ua-data'/></interface></devices></domain>";
-        let alone = with_network(domain, "ua-data", "pgprov-x-isolated").unwrap();
+        let alone = with_network(domain, "pgprov-x-isolated").unwrap();
         assert_eq!(
             alone,
             "<interface type='network'><mac address='52:54:00:00:00:01'/><source network='pgprov-x-isolated'/><alias name='ua-data'/></interface>"
         );
-        assert_eq!(with_network(domain, "ua-none", "x"), None);
+        assert_eq!(with_network("<domain/>", "x"), None);
     }
 }

@@ -19,6 +19,7 @@ use super::{
     error::optional,
     images::send_all,
     pool::{create_volume, delete_volumes},
+    read,
 };
 
 const MAGIC: &[u8; 16] = b"LibvirtQemudSave";
@@ -277,9 +278,9 @@ impl Libvirt {
     pub fn plug(&self, lab: &str, host: &str, kind: &str, plugged: bool) -> Result {
         let operation =
             format!("{} the {kind} cable of host {host}", if plugged { "plug in" } else { "pull" });
-        let alias = format!("ua-{kind}");
+        let wanted = kind.to_owned();
         let found = self.change(&operation, lab, host, move |domain| {
-            let Some(device) = with_link(&domain.xml_desc(0)?, &alias, plugged) else { return Ok(false) };
+            let Some(device) = with_link(&domain.xml_desc(0)?, &wanted, plugged) else { return Ok(false) };
             domain.update_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE).map(|()| true)
         })?;
         if found {
@@ -416,14 +417,12 @@ impl Lines<'_> {
 }
 
 /// The interface with that alias, its link as wanted.
-pub(super) fn with_link(xml: &str, alias: &str, up: bool) -> Option<String> {
+pub(super) fn with_link(xml: &str, kind: &str, up: bool) -> Option<String> {
     let document = Document::parse(xml).ok()?;
-    let interface = document.descendants().filter(|node| node.has_tag_name("interface")).find(|node| {
-        node.children().any(|n| n.has_tag_name("alias") && n.attribute("name") == Some(alias))
-    })?;
+    let interface = read::interface(&document, kind)?;
     let link = format!("<link state='{}'/>", if up { "up" } else { "down" });
     let text = &xml[interface.range()];
-    Some(match interface.children().find(|node| node.has_tag_name("link")) {
+    Some(match read::child(interface, "link") {
         Some(old) => text.replace(&xml[old.range()], &link),
         None => text.replace("</interface>", &format!("{link}</interface>")),
     })
@@ -551,8 +550,8 @@ mod tests {
     fn cables_are_pulled_and_plugged_in() {
         let pulled = unplugged(DOMAIN);
         assert_eq!(unplugged(&pulled), pulled);
-        assert!(with_link(&pulled, "ua-data", true).unwrap().contains("<link state='up'/>"));
-        assert!(with_link(DOMAIN, "ua-data", false).unwrap().ends_with("<link state='down'/></interface>"));
-        assert_eq!(with_link(DOMAIN, "ua-mgmt", true), None);
+        assert!(with_link(&pulled, "data", true).unwrap().contains("<link state='up'/>"));
+        assert!(with_link(DOMAIN, "data", false).unwrap().ends_with("<link state='down'/></interface>"));
+        assert_eq!(with_link(DOMAIN, "mgmt", true), None);
     }
 }

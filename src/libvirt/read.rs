@@ -44,13 +44,15 @@ fn mark(element: Node) -> Option<Mark> {
 /// Whether the cable to that network is pulled.
 pub(super) fn is_unplugged(domain: &str, kind: &str) -> bool {
     let Ok(document) = Document::parse(domain) else { return false };
+    let link = interface(&document, kind).and_then(|interface| child(interface, "link"));
+    link.is_some_and(|link| link.attribute("state") == Some("down"))
+}
+
+/// The interface of a domain to that network, `data` or `mgmt`.
+pub(super) fn interface<'a, 'input>(domain: &'a Document<'input>, kind: &str) -> Option<Node<'a, 'input>> {
     let alias = format!("ua-{kind}");
-    document.descendants().filter(|node| node.has_tag_name("interface")).any(|interface| {
-        let is = |tag: &str, name: &str, value: &str| {
-            child(interface, tag).and_then(|node| node.attribute(name)) == Some(value)
-        };
-        is("alias", "name", &alias) && is("link", "state", "down")
-    })
+    let is_it = |node: &Node| child(*node, "alias").and_then(|node| node.attribute("name")) == Some(&*alias);
+    domain.descendants().filter(|node| node.has_tag_name("interface")).find(is_it)
 }
 
 /// The definition of a network.
@@ -141,7 +143,7 @@ fn text_at(document: &Document, path: &[&str]) -> Result<String, String> {
     Ok(node.text().unwrap_or_default().to_owned())
 }
 
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))
 }
 

@@ -50,7 +50,10 @@ pub fn main(cases: &[Case]) -> ExitCode {
     let words: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let wanted =
         |case: &&Case| words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()));
-    let chosen: Vec<&Case> = cases.iter().filter(wanted).collect();
+    // A case that fails once in ten is a defect: `--repeat=10` looks for it.
+    let times = args.iter().find_map(|arg| arg.strip_prefix("--repeat=")?.parse().ok()).unwrap_or(1);
+    let chosen: Vec<&Case> =
+        cases.iter().filter(wanted).flat_map(|case| std::iter::repeat_n(case, times)).collect();
     if chosen.is_empty() {
         eprintln!("e2e: no case has {words:?} in its name; `--list` shows all");
         return ExitCode::FAILURE;
@@ -99,14 +102,16 @@ fn run(suite: &Suite, cases: &[&Case]) -> usize {
                 passed += 1;
             }
             Err(error) => {
-                println!("{seconds:7.1} s  FAILED\n{}", indented(&format!("{error:#}")));
-                failures.push(case.name);
+                let why = indented(&format!("{error:#}"));
+                println!("{seconds:7.1} s  FAILED\n{why}");
+                failures.push((case.name, why));
             }
         }
     }
     println!("{:.0} s in all", begun.elapsed().as_secs_f64());
-    for name in &failures {
-        println!("failed: {name}");
+    // Once more, because the end is what is looked at, and sometimes all that was kept.
+    for (name, why) in &failures {
+        println!("failed: {name}\n{why}");
     }
     println!("{passed} passed, {} failed", failures.len());
     failures.len()

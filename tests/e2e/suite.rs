@@ -402,7 +402,10 @@ impl Lab<'_> {
     /// It does not arrive.
     pub fn streams(&self, from: &str, to: &str, mark: &str) -> Result<()> {
         self.psql(from, "create table if not exists seen (mark text)")?;
-        self.psql(from, &format!("insert into seen values ('{mark}')"))?;
+        self.psql(
+            from,
+            &format!("delete from seen where mark = '{mark}'; insert into seen values ('{mark}')"),
+        )?;
         self.psql_becomes(to, &format!("select count(*) from seen where mark = '{mark}'"), "1")
     }
 

@@ -206,9 +206,18 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Makes the network faults of a host inside it what they should be, whatever they were: a script for sh, as root. It can
-/// run again, and does so when the host boots. Nothing when no fault of the network is the host's.
-pub fn network_script(lab: &Lab, host: &Host, faults: &[&Fault]) -> Option<String> {
+/// Inside hosts: the script of their network faults, and the unit that runs it at every boot.
+const SCRIPT_FILE: &str = "/etc/pgprov/fault.sh";
+const UNIT: &str = "pgprov-fault.service";
+
+/// Makes the network faults of a host inside it what they should be, whatever they were, now and at every boot: a script for
+/// sh, as root.
+pub fn network_script(lab: &Lab, host: &Host, faults: &[&Fault]) -> String {
+    install(rules(lab, host, faults).as_deref())
+}
+
+/// The script of the faults themselves, which can run again; nothing when no fault of the network is the host's.
+fn rules(lab: &Lab, host: &Host, faults: &[&Fault]) -> Option<String> {
     let mine: Vec<&Fault> = faults
         .iter()
         .copied()
@@ -254,10 +263,35 @@ pub fn network_script(lab: &Lab, host: &Host, faults: &[&Fault]) -> Option<Strin
 }
 
 /// Takes away all network faults of a host: a script for sh, as root.
-pub const CLEAR: &str = "nft -f - <<'RULES'\nadd table inet pgprov_fault\ndelete table inet pgprov_fault\nRULES\n\
+const CLEAR: &str = "nft -f - <<'RULES'\nadd table inet pgprov_fault\ndelete table inet pgprov_fault\nRULES\n\
 for dir in /sys/class/net/*; do\n\
 \x20 if tc qdisc show dev \"${dir##*/}\" | grep -q netem; then tc qdisc del dev \"${dir##*/}\" root; fi\n\
 done\n";
+
+/// Puts the script of the network faults in its place, where every boot finds it, and runs it; or takes all away.
+fn install(script: Option<&str>) -> String {
+    let wanted = format!("/etc/systemd/system/multi-user.target.wants/{UNIT}");
+    let unit = format!("/etc/systemd/system/{UNIT}");
+    let Some(script) = script else {
+        return format!("set -eu\nrm -f {wanted} {unit} {SCRIPT_FILE}\n{CLEAR}");
+    };
+    format!(
+        "set -eu\nmkdir -p /etc/pgprov\n\
+         cat >{SCRIPT_FILE} <<'END OF SCRIPT'\n{script}END OF SCRIPT\n\
+         cat >{unit} <<'END OF UNIT'\n\
+         [Unit]\n\
+         Description=Network faults that pgprov causes\n\
+         Before=network.target\n\n\
+         [Service]\n\
+         Type=oneshot\n\
+         ExecStart=/bin/sh {SCRIPT_FILE}\n\
+         END OF UNIT\n\
+         mkdir -p \"$(dirname {wanted})\"\n\
+         ln -sf ../{UNIT} {wanted}\n\
+         sync -f {SCRIPT_FILE}\n\
+         exec sh {SCRIPT_FILE}\n"
+    )
+}
 
 /// Whom the host does not hear.
 fn not_heard<'a>(fault: &'a Fault, host: &str) -> &'a [String] {
@@ -298,7 +332,7 @@ mod tests {
 
     fn drops(host: &str, fault: &Fault) -> Vec<String> {
         let lab = lab();
-        let script = network_script(&lab, lab.host(host).unwrap(), &[fault]).unwrap_or_default();
+        let script = rules(&lab, lab.host(host).unwrap(), &[fault]).unwrap_or_default();
         let address =
             |line: &str| Some(line.trim().strip_prefix("ip saddr ")?.strip_suffix(" drop")?.to_owned());
         let dropped: Vec<String> = script.lines().filter_map(address).collect();
@@ -324,14 +358,14 @@ mod tests {
         let delay = Fault::Delay { host: "m".into(), milliseconds: 50, jitter: 10 };
         let loss = Fault::Loss { host: "m".into(), percent: 5 };
         let rate = Fault::Rate { host: "m".into(), kbit: 512 };
-        let script = network_script(&lab, host, &[&delay, &loss, &rate]).unwrap();
+        let script = rules(&lab, host, &[&delay, &loss, &rate]).unwrap();
         assert!(script.contains("root netem delay 50ms 10ms loss 5% rate 512kbit\n"), "{script}");
         assert!(script.contains(&format!("= {} ]", host.data.mac)), "{script}");
-        let script = network_script(&lab, host, &[&loss]).unwrap();
+        let script = rules(&lab, host, &[&loss]).unwrap();
         assert!(script.contains("root netem loss 5%\n"), "{script}");
         let cut = Fault::Cut { host: "m".into() };
-        assert_eq!(network_script(&lab, host, &[&cut]), None);
-        assert_eq!(network_script(&lab, lab.host("s").unwrap(), &[&loss]), None);
+        assert_eq!(rules(&lab, host, &[&cut]), None);
+        assert_eq!(rules(&lab, lab.host("s").unwrap(), &[&loss]), None);
     }
 
     #[test]

@@ -2,18 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use pgplan::{
-    lab::{Host, POSTGRES_ROLE},
+    lab::{Host, POSTGRES_ROLE, REPLICATION_USER},
     profile::{self, AS_POSTGRES},
     render::RenderedHost,
 };
 
 use super::super::context::{OpenLab, target};
 use crate::{
+    clock,
     lesson::{evidence::LogLine, judge::Seen, logs, read},
     ssh::{Output, Session, quote},
 };
@@ -34,7 +35,7 @@ pub struct Hosts<'a> {
 
 /// Seconds since 1970.
 pub fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    clock::since_1970().as_secs_f64()
 }
 
 impl<'a> Hosts<'a> {
@@ -144,7 +145,7 @@ impl<'a> Hosts<'a> {
             ("replication", Some(server)) => {
                 let me = on.unwrap_or_default();
                 Some(format!(
-                    "port=5432 user=replicator application_name={me} passfile={}/replication.pgpass {}",
+                    "port=5432 user={REPLICATION_USER} application_name={me} passfile={}/replication.pgpass {}",
                     server.conf, server.tls
                 ))
             }
@@ -186,14 +187,6 @@ impl<'a> Hosts<'a> {
         }
         lines.retain(|line| line.at >= since);
         Ok(lines)
-    }
-
-    /// Address and port of the agent's metrics.
-    ///
-    /// # Errors
-    /// There is no such host.
-    pub fn metrics(&self, name: &str) -> anyhow::Result<String> {
-        Ok(format!("http://{}:9631/metrics", self.host(name)?.mgmt.address))
     }
 
     /// The names of the hosts with PostgreSQL.

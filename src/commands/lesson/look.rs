@@ -18,6 +18,9 @@ const LOOK: Duration = Duration::from_secs(30);
 const GOES_ON: usize = 3;
 /// Seconds without an acknowledgement after which the writer stands still.
 const STANDS_STILL: f64 = 2.0;
+/// Where the agent of a host says what it counts, as a shell word on that host: its settings have address and port.
+const AGENT_METRICS: &str =
+    r#""http://$(sed -n 's/^metrics = "\(.*\)"/\1/p' /etc/pgagent/pgagent.toml)/metrics""#;
 
 impl Player<'_> {
     /// Looks once. `first` keeps what was seen first, for what has to grow.
@@ -43,8 +46,8 @@ impl Player<'_> {
         } else if let Some(bytes) = check.lag {
             return self.lag(on, check.of.as_deref().unwrap_or_default(), bytes);
         } else if let Some(metric) = &check.metric {
-            let url = self.hosts.metrics(on)?;
-            let script = format!("curl -sf -m 5 {url} | sed -n 's/^{metric}\\({{[^}}]*}}\\)\\? //p'");
+            let script =
+                format!("curl -sf -m 5 {AGENT_METRICS} | sed -n 's/^{metric}\\({{[^}}]*}}\\)\\? //p'");
             self.hosts.run(on, "bash -s", &script, LOOK)?
         } else if let Some(file) = &check.file {
             let script = format!("head -c 65536 -- {}", quote(&self.hosts.fill(file, Some(on))));

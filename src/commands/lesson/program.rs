@@ -1,14 +1,14 @@
 //! pgprov itself, run as a student would run it, so that a report shows the same lines and answers.
 
 use std::{
-    env,
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 
+use super::super::context::this_program;
 use crate::cli::Global;
 
 /// How long going back to a checkpoint may take.
@@ -30,18 +30,8 @@ pub struct Said {
 /// It cannot be started.
 pub fn pgprov(global: &Global, lab: &str, line: &str, limit: Duration) -> anyhow::Result<Said> {
     let words = shlex::split(line).with_context(|| format!("quotes are not closed in: {line}"))?;
-    let mut command = Command::new(env::current_exe().context("cannot find this program")?);
-    command.args(&words).env("PGPROV_LAB", lab).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    for (name, value) in [
-        ("LIBVIRT_DEFAULT_URI", global.connect.clone().map(Into::into)),
-        ("PGPROV_ASSETS", global.assets.clone().map(std::path::PathBuf::into_os_string)),
-        ("PGPROV_POOL_PATH", global.pool_path.clone().map(Into::into)),
-    ] {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
-    }
+    let mut command = this_program(global)?;
+    command.args(&words).env("PGPROV_LAB", lab).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run pgprov {line}"))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {

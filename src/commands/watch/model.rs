@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use pgplan::{fault::Record, lab::Lab, observed::Infra};
 use serde_json::{Map, Value};
 
-use crate::commands::status::{self, Answers, HostStatus};
+use crate::{
+    clock,
+    commands::status::{self, Answers, HostStatus},
+};
 
 /// Events that are kept.
 const EVENTS: usize = 200;
@@ -133,7 +136,7 @@ impl Model {
     }
 
     fn note(&mut self, text: String) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = clock::since_1970().as_secs();
         self.events.push_front((now % 86_400, text));
         self.events.truncate(EVENTS);
     }

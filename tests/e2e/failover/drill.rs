@@ -25,6 +25,12 @@ pub const PROMOTE: f64 = 7.5;
 pub const CLIENT: &str =
     "connect_timeout=2 tcp_user_timeout=3000 keepalives_idle=1 keepalives_interval=1 keepalives_count=3";
 
+/// When clients end by themselves: after so many tries or seconds.
+const TRIES: u32 = 1_000_000;
+const SECONDS: u32 = 4 * 3600;
+/// What an observer asks.
+const ROLE: &str = "select case when pg_is_in_recovery() then 'standby' else 'primary' end";
+
 /// A lab under load.
 pub struct Drill<'a> {
     /// The lab.
@@ -64,10 +70,12 @@ impl<'a> Drill<'a> {
         let script = format!(
             "rm -rf /tmp/drill && mkdir /tmp/drill && cat >/tmp/drill/loop.sh <<'END'\n{}END\n
              psql -XAtqw service=lab-rw -c 'drop table if exists ledger, x; create table ledger(i bigint primary key)' &&
-             run() {{ setsid bash /tmp/drill/loop.sh \"$@\" >/dev/null 2>&1 </dev/null & }}
-             run writer 0.1 'service=lab-rw {CLIENT}' \"insert into ledger values (%) returning 'ok'\"
+             run() {{
+               setsid bash /tmp/drill/loop.sh /tmp/drill $1 $2 {TRIES} {SECONDS} \"$3\" psql \"$4\" >/dev/null 2>&1 </dev/null &
+             }}
+             run writer 0.1 \"insert into ledger values (%) returning 'ok'\" 'service=lab-rw {CLIENT}'
              for host in m s; do
-               run $host 0.3 \"service=lab-rw host=$host target_session_attrs=any {CLIENT}\" 'select pg_is_in_recovery()'
+               run $host 0.3 \"{ROLE}\" \"service=lab-rw host=$host target_session_attrs=any {CLIENT}\"
              done
              date +%s.%N",
             ledger::LOOP
@@ -283,7 +291,7 @@ impl<'a> Drill<'a> {
     }
 
     fn ledger(&self) -> Result<Summary> {
-        self.lab.exec("client", "touch /tmp/drill/stop; sleep 2")?;
+        self.lab.exec("client", "cd /tmp/drill; touch stop writer.stop m.stop s.stop; sleep 2")?;
         let writer = self.tries("writer")?;
         let rows = self
             .lab

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Clients for [`super::drill::Drill`]: a shell script, because the guests have one.
-pub const LOOP: &str = include_str!("loop.sh");
+/// Clients for [`super::drill::Drill`]: the loop of lessons.
+pub const LOOP: &str = include_str!("../../../src/commands/lesson/loop.sh");
 
 /// One try of a client.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +91,7 @@ pub fn verify(tries: &[Try], there: &BTreeSet<u64>) -> Result<()> {
 /// Fails when two hosts said in turns that they are primaries: each may have begun once, at each failover.
 pub fn one_primary_at_a_time(m: &[Try], s: &[Try], changes: usize) -> Result<()> {
     let open = |tries: &[Try], host| {
-        let open = tries.iter().filter(|it| it.answer == "f");
+        let open = tries.iter().filter(|it| it.answer == "primary");
         open.map(move |it| (it.end, host)).collect::<Vec<_>>()
     };
     let mut all = [open(m, "m"), open(s, "s")].concat();
