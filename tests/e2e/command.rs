@@ -5,7 +5,7 @@ use std::{
     fmt,
     io::{BufRead as _, BufReader, Read, Write as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +24,8 @@ pub static STOP: AtomicBool = AtomicBool::new(false);
 pub struct Program {
     command: Command,
     input: Vec<u8>,
+    /// Whether its stdin stays open, for what is typed while it runs.
+    keyboard: bool,
     limit: Duration,
     /// Runs even when the suite was told to stop.
     always: bool,
@@ -32,6 +34,7 @@ pub struct Program {
 /// A program that runs.
 pub struct Running {
     child: Child,
+    keyboard: Option<ChildStdin>,
     shown: String,
     begun: Instant,
     deadline: Instant,
@@ -64,7 +67,7 @@ impl Program {
         let mut command = Command::new(program);
         // A group of its own, so that a limit ends its children too, and Ctrl-C reaches only the suite.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        Self { command, input: Vec::new(), limit: Duration::from_secs(60), always: false }
+        Self { command, input: Vec::new(), keyboard: false, limit: Duration::from_secs(60), always: false }
     }
 
     /// With those arguments.
@@ -94,6 +97,13 @@ impl Program {
         self
     }
 
+    /// With somebody at the keyboard: see [`Running::types`].
+    pub fn keyboard(mut self) -> Self {
+        self.keyboard = true;
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
     /// With that many seconds to end.
     pub fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -111,6 +121,7 @@ impl Program {
         let shown = shown(&self.command);
         let begun = Instant::now();
         let mut child = self.command.spawn().with_context(|| format!("cannot run {shown}"))?;
+        let keyboard = if self.keyboard { child.stdin.take() } else { None };
         if let Some(mut stdin) = child.stdin.take() {
             let input = std::mem::take(&mut self.input);
             // A program may end without reading all of it.
@@ -133,6 +144,7 @@ impl Program {
         });
         Ok(Running {
             child,
+            keyboard,
             shown,
             begun,
             deadline: begun + self.limit,
@@ -158,6 +170,13 @@ impl Running {
     /// What it wrote on stderr so far.
     pub fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.lines.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// Types a line; a program that has ended does not hear it.
+    pub fn types(&mut self, line: &str) {
+        if let Some(keyboard) = &mut self.keyboard {
+            let _ = writeln!(keyboard, "{line}");
+        }
     }
 
     /// Whether it still runs.

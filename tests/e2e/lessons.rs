@@ -1,5 +1,7 @@
 //! Lessons: those that are shipped hold from beginning to end, and a lesson that is spoilt says where and why.
 
+mod student;
+
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,22 +23,32 @@ struct Played {
     evidence: Value,
 }
 
+/// Where the report of a lesson, by name or file, goes.
+fn report_of(lab: &Lab<'_>, lesson: &str) -> PathBuf {
+    let name = lesson.rsplit('/').next().unwrap_or(lesson).trim_end_matches(".yaml");
+    let folder = lab.suite.state().with_file_name(format!("report-{name}"));
+    // Of an earlier run, if there is one.
+    let _ = fs::remove_dir_all(&folder);
+    folder
+}
+
 /// Plays a lesson by name or file, and reads its report.
 fn play(lab: &Lab<'_>, lesson: &str, options: &[&str], seconds: u64) -> Result<Played> {
-    let name = lesson.rsplit('/').next().unwrap_or(lesson).trim_end_matches(".yaml");
-    let file = lab.suite.state().with_file_name(format!("report-{name}"));
-    // Of an earlier run, if there is one.
-    let _ = fs::remove_dir_all(&file);
-    let report = file.display().to_string();
+    let folder = report_of(lab, lesson);
+    let report = folder.display().to_string();
     let words = [&["run", lesson, "--report", &report], options].concat();
     let output = lab.suite.pgprov(["lesson"]).args(words).args(["--lab", lab.name]).limit(seconds).run()?;
-    let text = fs::read_to_string(file.join("evidence.json"))
-        .with_context(|| format!("expected a report of\n{output}"))?;
-    let evidence = serde_json::from_str(&text)?;
-    Ok(Played { output, folder: file, evidence })
+    Played::read(output, folder)
 }
 
 impl Played {
+    fn read(output: Output, folder: PathBuf) -> Result<Self> {
+        let text = fs::read_to_string(folder.join("evidence.json"))
+            .with_context(|| format!("expected a report of\n{output}"))?;
+        let evidence = serde_json::from_str(&text)?;
+        Ok(Self { output, folder, evidence })
+    }
+
     fn text(&self, name: &str) -> Result<String> {
         fs::read_to_string(self.folder.join(name)).with_context(|| format!("expected {name}"))
     }
@@ -79,6 +91,29 @@ pub fn split_brain(suite: &Suite) -> Result<()> {
     }
     suite.pgprov(["destroy", "--yes", HOT.name]).limit(120).ok()?;
     suite.forget(&HOT);
+    Ok(())
+}
+
+/// Students who do what the hints say get to the end of the lessons that are shipped.
+pub fn played_by_a_student(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&HOT)?;
+    for lesson in ["hot-standby", "split-brain"] {
+        student::plays(&lab, lesson, &["--reset"], 600)?.held()?;
+    }
+    suite.pgprov(["destroy", "--yes", HOT.name]).limit(120).ok()?;
+    suite.forget(&HOT);
+    let lab = suite.lab(&MAIN)?;
+    student::plays(&lab, "arbiter-failover", &["--reset"], 900)?.held().map(drop)
+}
+
+/// Lessons on a lab that `up` has just made.
+pub fn from_up(suite: &Suite) -> Result<()> {
+    for (spec, lesson) in [(&HOT, "split-brain"), (&MAIN, "arbiter-failover")] {
+        suite.pgprov(["destroy", "--all", "--yes"]).limit(180).ok()?;
+        suite.forget(&HOT);
+        suite.forget(&MAIN);
+        play(&suite.lab(spec)?, lesson, &[], 500)?.held()?;
+    }
     Ok(())
 }
 
@@ -178,10 +213,13 @@ pub fn spoilt(suite: &Suite) -> Result<()> {
     // Left to a student who does nothing: the lesson says what is missing, hints come, and the step fails.
     let options = ["--interactive", "--patience", "4"];
     let text = SMALL.replace("select count(*) from small", "select count(*) from nothing");
-    let file = suite.file("small.yaml", &text)?.display().to_string();
-    let played = play(&lab, &file, &options, 120)?;
+    let nothing = suite.file("small.yaml", &text)?.display().to_string();
+    let played = play(&lab, &nothing, &options, 120)?;
     played.output.clone().exits(1)?.says("hint: psql service=lab-rw")?;
     ensure!(played.evidence["steps"][0]["outcome"] == "failed", "expected the first step to fail");
+    // One who does what the hints say gets to the end.
+    let file = suite.file("small.yaml", SMALL)?.display().to_string();
+    student::plays(&lab, &file, &[], 120)?.held()?;
     // A student who asks, goes past the step, and gives up.
     let run = suite.pgprov(["lesson", "run", &file, "--interactive", "--lab", lab.name]);
     let said = run.input("h\ns\nq\n").limit(60).run()?.exits(1)?.says("hint: Connect to the primary.")?;

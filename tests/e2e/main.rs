@@ -127,6 +127,9 @@ const CASES: &[Case] = &[
 const THOROUGH: &[Case] = &[
     Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
+    Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),
+    Case::new("lesson-student", lessons::played_by_a_student),
+    Case::new("lesson-from-up", lessons::from_up),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("killed-with-secrets-only", |suite| killed::at(suite, &Point::State("secrets.json"))),
     Case::new("killed-with-a-network-only", |suite| {

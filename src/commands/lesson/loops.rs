@@ -117,6 +117,16 @@ impl Loops {
         Ok(Some(evidence::lost(&writes, &there)))
     }
 
+    /// What [`Self::load`] does, as a student would type it.
+    pub fn load_shown(lab: &str, load: Load) -> String {
+        let Load { clients, rate, seconds } = load;
+        format!(
+            "pgbench -i -q -s 1 service={lab}-rw\n\
+             timeout {seconds} sh -c \"until pgbench -n -c {clients} -R {rate} -T {seconds} \
+             'service={lab}-rw {PATIENCE}'; do sleep 0.5; done\" >/dev/null 2>&1 &"
+        )
+    }
+
     /// Puts pgbench to work, which goes on after a failover.
     ///
     /// # Errors

@@ -291,8 +291,8 @@ impl<'a> Player<'a> {
             format!("{}\n{}", psql.map(|(_, shown)| shown).unwrap_or_default(), fill(sql))
         } else if let Some(script) = &act.shell {
             fill(script)
-        } else if act.load.is_some() {
-            format!("pgbench service={}-rw (in the background)", self.hosts.lab())
+        } else if let Some(load) = act.load {
+            Loops::load_shown(self.hosts.lab(), load)
         } else if let Some(switch) = act.writer {
             let word = if switch == Switch::Start { "starts" } else { "stops" };
             format!("(the writer {word}: insert into lesson_writes ..., a row at a time)")
