@@ -263,11 +263,12 @@ impl Checkpoint {
             return Some(format!("it was made with {}, the hypervisor has {software} now", self.software));
         }
         let saved: BTreeSet<&String> = self.hosts.keys().collect();
-        let wanted: BTreeSet<&String> = world.lab.hosts.iter().map(|host| &host.name).collect();
+        let hosts = &world.fleet.lab.hosts;
+        let wanted: BTreeSet<&String> = hosts.iter().map(|host| &host.name).collect();
         if saved != wanted {
             return Some("it has other hosts than its topology".to_owned());
         }
-        let other = world.lab.hosts.iter().find(|host| {
+        let other = hosts.iter().find(|host| {
             let saved = &self.hosts[&host.name];
             definition(world, host, saved, saved.layer).spec != saved.spec
         })?;
@@ -276,9 +277,13 @@ impl Checkpoint {
 }
 
 fn definition(world: &World, host: &Host, saved: &SavedHost, layer: u32) -> machine::Definition {
-    let image =
-        BootImage::in_pool(&world.hypervisor.pool_path, &saved.image, &world.lab.image, &world.image.cmdline);
-    machine::domain(&world.lab, host, layer, &world.hypervisor, &image, &world.ssh_public_key)
+    let image = BootImage::in_pool(
+        &world.hypervisor.pool_path,
+        &saved.image,
+        &world.fleet.lab.image,
+        &world.image.cmdline,
+    );
+    machine::domain(&world.fleet.lab, host, layer, &world.hypervisor, &image, &world.ssh_public_key)
 }
 
 /// Makes a checkpoint of a lab that runs, and lets the lab go on. One of that name is replaced when all is well.
@@ -286,9 +291,9 @@ fn definition(world: &World, host: &Host, saved: &SavedHost, layer: u32) -> mach
 /// # Errors
 /// A host does not run, the pool has no room, libvirt refuses. The lab goes on, or is finished by [`settle`].
 pub fn save(world: &World, infra: &Infra, state: &LabState, name: &str, text: &str) -> anyhow::Result<()> {
-    let line = world.ui.line("lab", world.width());
+    let line = world.fleet.ui.line("lab", world.fleet.width());
     let store = Store::new(state);
-    let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
+    let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
     if let Some(record) = fault::Store::new(state).list()?.first() {
         bail!(
             "{}: a checkpoint is of a lab without faults; heal them: pgprov fault heal --all",
@@ -324,10 +329,8 @@ fn write_memory(
     name: &str,
     layers: &BTreeMap<String, u32>,
 ) -> anyhow::Result<()> {
-    let World { libvirt, lab, hypervisor, .. } = world;
-    for host in hosts {
-        libvirt.pause_host(&lab.name, &host.name)?;
-    }
+    let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
+    hosts.iter().try_for_each(|host| libvirt.pause_host(&lab.name, &host.name))?;
     each(hosts, |host| {
         let alive = libvirt.host_state(&lab.name, &host.name)? == Some(DomainState::Paused);
         let memory = memory_name(&lab.name, &host.name, layers[&host.name], name);
@@ -345,7 +348,7 @@ fn finish_save(
     text: &str,
     layers: &BTreeMap<String, u32>,
 ) -> anyhow::Result<()> {
-    let infra = world.libvirt.observe(&world.lab.name)?;
+    let infra = world.libvirt.observe(&world.fleet.lab.name)?;
     let saved = |host: &Host| -> anyhow::Result<(String, SavedHost)> {
         let domain = infra.domains.get(&host.name).context("a host vanished while it was saved")?;
         let (image, spec) = (domain.image.clone(), domain.spec.clone());
@@ -357,9 +360,9 @@ fn finish_save(
         created: clock::since_1970().as_secs(),
         software: infra.hypervisor.software(),
         topology: text.to_owned(),
-        pins: world.lab.pins(),
+        pins: world.fleet.lab.pins(),
         known_hosts: fs::read_to_string(state.known_hosts()).unwrap_or_default(),
-        hosts: world.lab.hosts.iter().map(saved).collect::<anyhow::Result<_>>()?,
+        hosts: world.fleet.lab.hosts.iter().map(saved).collect::<anyhow::Result<_>>()?,
     })
 }
 
@@ -367,7 +370,7 @@ fn finish_save(
 fn check_room(world: &World, infra: &Infra, hosts: &[&Host]) -> anyhow::Result<()> {
     let mut needed = SPARE;
     for host in hosts {
-        needed += world.libvirt.resident(&host.domain)?.0.min(world.lab.vm.memory.0);
+        needed += world.libvirt.resident(&host.domain)?.0.min(world.fleet.lab.vm.memory.0);
     }
     match &infra.pool {
         PoolSeen::Ours { free, .. } if free.0 >= needed => Ok(()),
@@ -388,21 +391,21 @@ pub fn reset(world: &World, infra: &Infra, state: &LabState, checkpoint: &Checkp
     if let Some(obstacle) = checkpoint.obstacle(world, infra) {
         bail!("cannot go back to checkpoint {}: {obstacle}", checkpoint.name);
     }
-    let lab = &world.lab.name;
+    let lab = &world.fleet.lab.name;
     for (host, saved) in &checkpoint.hosts {
         let memory = memory_name(lab, host, saved.layer, &checkpoint.name);
         let complete = world.libvirt.saved_header(&memory).map(drop);
         complete.with_context(|| format!("cannot go back to checkpoint {}", checkpoint.name))?;
     }
     Store::new(state).begin(&Pending::Reset { name: checkpoint.name.clone() })?;
-    let line = world.ui.line("lab", world.width());
+    let line = world.fleet.ui.line("lab", world.fleet.width());
     line.now(&format!("going back to checkpoint {}", checkpoint.name));
-    let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
+    let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
     each(&hosts, |host| {
         let exists = infra.domains.contains_key(&host.name);
         if exists { world.libvirt.stop_host(lab, &host.name).map_err(Into::into) } else { Ok(()) }
     })?;
-    for host in infra.domains.keys().filter(|host| world.lab.host(host).is_none()) {
+    for host in infra.domains.keys().filter(|host| world.fleet.lab.host(host).is_none()) {
         world.libvirt.remove_host(lab, host)?;
     }
     go_back(world, state, checkpoint)?;
@@ -413,17 +416,17 @@ pub fn reset(world: &World, infra: &Infra, state: &LabState, checkpoint: &Checkp
 /// Restores hosts that are off.
 fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint) -> anyhow::Result<()> {
     let libvirt = &world.libvirt;
-    let infra = libvirt.observe(&world.lab.name)?;
+    let infra = libvirt.observe(&world.fleet.lab.name)?;
     let mut networks = Plan::default();
-    plan::networks(&world.lab, &infra, &mut networks);
+    plan::networks(&world.fleet.lab, &infra, &mut networks);
     for step in &networks.steps {
         execute::step(world, step, &MadeFrom::new())?;
     }
-    let hosts: Vec<&Host> = world.lab.hosts.iter().collect();
+    let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
     each(&hosts, |host| restore(world, &infra, host, checkpoint))?;
     // Nothing slow comes between the first and the last.
     for host in &hosts {
-        libvirt.start_host(&world.lab.name, &host.name)?;
+        libvirt.start_host(&world.fleet.lab.name, &host.name)?;
     }
     state.write(&state.known_hosts(), checkpoint.known_hosts.as_bytes())?;
     state.write(&state.topology(), checkpoint.topology.as_bytes())?;
@@ -437,7 +440,7 @@ fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint) -> anyhow::
 
 /// Restores one host, which is off or not defined, over a new layer; it does not run yet.
 fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -> anyhow::Result<()> {
-    let World { libvirt, lab, hypervisor, .. } = world;
+    let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
     let saved = checkpoint.hosts.get(&host.name).context("it is not in the checkpoint")?;
     let path = |volume: &str| format!("{}/{volume}", hypervisor.pool_path);
     let layer = infra.next_layer.get(&host.name).copied().unwrap_or(saved.layer + 1);
@@ -464,8 +467,7 @@ fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -
 
 /// Sets the clock of a host, and waits until everything on it is as its role says: replication among others.
 fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
-    let rendered =
-        world.hosts.iter().find(|rendered| rendered.host == host.name).context("it has no roles")?;
+    let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
     // Its files and packages are those of the disk that was restored: what has to be looked at is what lives.
     let rendered = &RenderedHost {
         files: Vec::new(),
@@ -522,7 +524,7 @@ fn look(
     let session = match session {
         Some(session) => session,
         None => {
-            let new = Session::connect(&world.targets[&host.name], Instant::now() + ANSWER)?;
+            let new = Session::connect(&world.fleet.targets[&host.name], Instant::now() + ANSWER)?;
             execute::set_clock(&new)?;
             session.insert(new)
         }
@@ -549,7 +551,7 @@ pub fn settle(world: &World, state: &LabState, text: &str) -> anyhow::Result<Opt
                 |checkpoint: &Checkpoint| layers.iter().all(|(host, layer)| checkpoint.has(host, *layer));
             if !store.find(&name)?.is_some_and(|checkpoint| written(&checkpoint)) {
                 let hosts: Vec<&Host> =
-                    world.lab.hosts.iter().filter(|host| layers.contains_key(&host.name)).collect();
+                    world.fleet.lab.hosts.iter().filter(|host| layers.contains_key(&host.name)).collect();
                 if let Err(error) = write_memory(world, &hosts, &name, &layers) {
                     return abandon(world, state, &name, &layers, &error).map(Some);
                 }

@@ -139,6 +139,9 @@ pub struct Plan {
     /// What becomes of restarts
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     pub restart: Restart,
+    /// Inventory of machines that are there already, instead of VMs that pgprov makes [default: those of the last `up`]
+    #[arg(long, value_name = "INVENTORY")]
+    pub hosts: Option<PathBuf>,
     /// Save the plan; `pgprov up FILE.json` then makes exactly these changes, or none when anything is different by then
     #[arg(long, value_name = "FILE.json")]
     pub out: Option<PathBuf>,
@@ -204,6 +207,9 @@ pub struct Up {
     /// What becomes of restarts
     #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     pub restart: Restart,
+    /// Inventory of machines that are there already, instead of VMs that pgprov makes [default: those of the last `up`]
+    #[arg(long, value_name = "INVENTORY")]
+    pub hosts: Option<PathBuf>,
     /// Do what interrupts or destroys hosts without asking
     #[arg(short, long)]
     pub yes: bool,

@@ -5,6 +5,7 @@ pub mod context;
 pub mod destroy;
 pub mod diff;
 pub mod doctor;
+mod draft;
 pub mod exec;
 pub mod fault;
 pub mod graph;

@@ -37,14 +37,19 @@ pub fn ssh_config(state: &LabState, lab: &Lab) -> String {
         lab.name
     );
     for host in &lab.hosts {
+        let (address, port, user, key) = match &host.machine {
+            None => (host.mgmt.address.to_string(), 22, "root", key.display().to_string()),
+            Some(machine) => {
+                let address = machine.ssh.clone().unwrap_or_else(|| machine.address.to_string());
+                (address, machine.port, machine.user.as_str(), machine.key.clone())
+            }
+        };
         text.push_str(&format!(
-            "\nHost {domain}\n  HostName {address}\n  HostKeyAlias {name}\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n  \
+            "\nHost {domain}\n  HostName {address}\n  Port {port}\n  HostKeyAlias {name}\n  User {user}\n  IdentityFile {key}\n  IdentitiesOnly yes\n  \
              UserKnownHostsFile {known}\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  \
              ServerAliveInterval 5\n  ServerAliveCountMax 6\n",
             domain = host.domain,
-            address = host.mgmt.address,
             name = host.name,
-            key = key.display(),
             known = known.display(),
         ));
     }

@@ -38,16 +38,30 @@ use crate::{
     ui::{Line, Ui},
 };
 
-/// What steps need to know.
-pub struct World {
+/// The hosts of a lab, what each should have, and how to reach them.
+pub struct Fleet {
     /// The terminal.
     pub ui: Ui,
+    /// The lab.
+    pub lab: Lab,
+    /// Each host with its files and tasks.
+    pub hosts: Vec<RenderedHost>,
+    /// How to reach each host.
+    pub targets: BTreeMap<String, Target>,
+    /// How long a host may take to boot and answer.
+    pub boot_limit: Duration,
+    /// How many hosts may boot, or be configured without waiting, at the same time: an emulated host takes a core.
+    pub boots: usize,
+}
+
+/// What steps on the hypervisor need to know.
+pub struct World {
+    /// The hosts.
+    pub fleet: Arc<Fleet>,
     /// The hypervisor.
     pub libvirt: Libvirt,
     /// What definitions need to know about it.
     pub hypervisor: Hypervisor,
-    /// The lab.
-    pub lab: Lab,
     /// What new hosts boot.
     pub image: BootImage,
     /// What new hosts are copied from instead of booting, when they can be.
@@ -68,14 +82,6 @@ pub struct World {
     pub ssh_public_key: String,
     /// Hosts whose SSH host key was pinned before this run.
     pub pinned: BTreeSet<String>,
-    /// Each host with its files and tasks.
-    pub hosts: Vec<RenderedHost>,
-    /// How to reach each host.
-    pub targets: BTreeMap<String, Target>,
-    /// How long a host may take to boot and answer.
-    pub boot_limit: Duration,
-    /// How many hosts may boot, or be configured without waiting, at the same time: an emulated host takes a core.
-    pub boots: usize,
 }
 
 /// The image under the disk of each host that has one, and the layer on top of it.
@@ -146,7 +152,7 @@ pub struct Done {
 /// # Errors
 /// What libvirt said, with the step.
 pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<()> {
-    let World { libvirt, lab, hypervisor, .. } = world;
+    let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
     let network = |kind: &str| if kind == "data" { &lab.data } else { &lab.mgmt };
     let host = |name: &str| lab.host(name).with_context(|| format!("the lab has no host {name}"));
     let name = lab.name.as_str();
@@ -166,7 +172,7 @@ pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<
         Step::PlugIn { host } => libvirt.plug_in(name, host),
         Step::CreateDisk { host } => {
             // The new host makes a key of its own; the pinned one is that of a host that is gone.
-            ssh::forget(&world.targets[host].known_hosts, host)?;
+            ssh::forget(&world.fleet.targets[host].known_hosts, host)?;
             let layer = world.fresh_layer(host);
             let (volume, (backing, format)) = (disk_name(name, host, layer), world.base());
             let disk = machine::overlay_volume(&volume, lab.vm.disk, &backing, format);
@@ -194,11 +200,11 @@ pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<
 /// A host that cannot be copied is booted: a snapshot saves time and decides nothing.
 fn make_snapshot(world: &World, image: &str) {
     let Some(template) = &world.template else { return };
-    let line = world.ui.line("image", world.width());
+    let line = world.fleet.ui.line("image", world.fleet.width());
     line.now(&format!("booting a machine of {image} once, to copy hosts from it"));
     let pool_path = &world.hypervisor.pool_path;
-    let disk = world.lab.vm.disk;
-    match snapshot::make(&world.libvirt, template, &world.image, disk, pool_path, world.boot_limit) {
+    let disk = world.fleet.lab.vm.disk;
+    match snapshot::make(&world.libvirt, template, &world.image, disk, pool_path, world.fleet.boot_limit) {
         Ok(()) => line.done(&format!("a machine of {image} is booted and saved")),
         Err(error) => {
             line.drop_quietly();
@@ -208,8 +214,8 @@ fn make_snapshot(world: &World, image: &str) {
 }
 
 fn copy_or_boot(world: &World, host: &Host) -> anyhow::Result<()> {
-    let World { libvirt, lab, .. } = world;
-    let target = &world.targets[&host.name];
+    let (libvirt, lab) = (&world.libvirt, &world.fleet.lab);
+    let target = &world.fleet.targets[&host.name];
     if let (Some(template), None) = (&world.template, world.boot_reason.get()) {
         let copier = Copier {
             libvirt,
@@ -234,7 +240,7 @@ fn copy_or_boot(world: &World, host: &Host) -> anyhow::Result<()> {
 }
 
 fn upload(world: &World, name: &str) -> Result<(), crate::libvirt::Error> {
-    let line = world.ui.line("image", world.width());
+    let line = world.fleet.ui.line("image", world.fleet.width());
     line.now(&format!("copying {name} into the pool"));
     let mut progress = |done: u64, total: u64| {
         line.tick(&format!("copying {name} into the pool: {} %", done * 100 / total.max(1)));
@@ -248,13 +254,13 @@ impl World {
     /// What the lab should be, for the planner.
     pub fn wanted(&self, restart: Restart) -> Wanted<'_> {
         Wanted {
-            lab: &self.lab,
+            lab: &self.fleet.lab,
             hypervisor: &self.hypervisor,
             image: &self.image,
             snapshot: self.template.as_ref().map(|template| &template.snapshot),
             ssh_public_key: &self.ssh_public_key,
             pinned: &self.pinned,
-            hosts: &self.hosts,
+            hosts: &self.fleet.hosts,
             restart,
         }
     }
@@ -277,14 +283,21 @@ impl World {
     /// Says once why hosts boot that were to be copied.
     fn boot_instead(&self, error: &anyhow::Error) {
         if self.boot_reason.set(format!("{error:#}")).is_ok() {
-            self.ui.warn(&format!("hosts boot, because they cannot be copied: {error:#}"));
+            self.fleet.ui.warn(&format!("hosts boot, because they cannot be copied: {error:#}"));
         }
     }
 
     /// The domain of a host that runs scripts which the hypervisor sends: one of our image, on this machine.
     pub fn listening(&self, host: &str) -> Option<&str> {
-        let ours = !matches!(self.lab.image, Image::Stock(_)) && self.libvirt.is_local();
-        self.lab.host(host).filter(|_| ours).map(|host| host.domain.as_str())
+        let ours = !matches!(self.fleet.lab.image, Image::Stock(_)) && self.libvirt.is_local();
+        self.fleet.lab.host(host).filter(|_| ours).map(|host| host.domain.as_str())
+    }
+}
+
+impl Fleet {
+    /// What a host should have.
+    pub fn rendered(&self, host: &str) -> Option<&RenderedHost> {
+        self.hosts.iter().find(|rendered| rendered.host == host)
     }
 
     /// Width of the names of hosts on the terminal.
@@ -301,7 +314,8 @@ impl World {
 /// # Errors
 /// A defect.
 pub async fn hosts(
-    world: Arc<World>,
+    fleet: &Arc<Fleet>,
+    world: Option<Arc<World>>,
     plan: &Plan,
     mut answers: BTreeMap<String, Answer>,
     made_from: Arc<MadeFrom>,
@@ -319,14 +333,14 @@ pub async fn hosts(
         senders.insert((*host).to_owned(), sender);
         ready.insert((*host).to_owned(), receiver);
     }
-    let boots = Arc::new(Semaphore::new(world.boots.max(1)));
+    let boots = Arc::new(Semaphore::new(fleet.boots.max(1)));
     let mut tasks = tokio::task::JoinSet::new();
-    for name in boot_order(&world.hosts) {
+    for name in boot_order(&fleet.hosts) {
         let Some(sender) = senders.remove(&name) else { continue };
         let rendered =
-            world.hosts.iter().position(|host| host.host == name).context("a plan for an unknown host")?;
+            fleet.hosts.iter().position(|host| host.host == name).context("a plan for an unknown host")?;
         let pipeline = Pipeline {
-            waits: world.hosts[rendered]
+            waits: fleet.hosts[rendered]
                 .waits_for
                 .iter()
                 .filter_map(|n| Some((n.clone(), ready.get(n)?.clone())))
@@ -337,8 +351,9 @@ pub async fn hosts(
             },
             fresh: fresh.contains(&name.as_str()),
             answer: answers.remove(&name),
-            line: world.ui.line(&name, world.width()),
-            world: Arc::clone(&world),
+            line: fleet.ui.line(&name, fleet.width()),
+            fleet: Arc::clone(fleet),
+            world: world.clone(),
             made_from: Arc::clone(&made_from),
             rendered,
         };
@@ -429,7 +444,9 @@ struct Skipped(String);
 
 /// The way of one host.
 struct Pipeline {
-    world: Arc<World>,
+    fleet: Arc<Fleet>,
+    /// What starts it, where there is a hypervisor.
+    world: Option<Arc<World>>,
     made_from: Arc<MadeFrom>,
     rendered: usize,
     start: Option<Step>,
@@ -441,7 +458,7 @@ struct Pipeline {
 
 impl Pipeline {
     async fn run(mut self, boots: &Semaphore) -> anyhow::Result<(Timing, Answer)> {
-        let host = self.world.hosts[self.rendered].host.clone();
+        let host = self.fleet.hosts[self.rendered].host.clone();
         let mut boot = Duration::ZERO;
         let mut slot = None;
         let mut answer = match self.answer.take() {
@@ -449,11 +466,11 @@ impl Pipeline {
             None => {
                 slot = Some(boots.acquire().await?);
                 let begun = Instant::now();
-                let (world, line) = (Arc::clone(&self.world), self.line.clone());
+                let (fleet, world, line) = (Arc::clone(&self.fleet), self.world.clone(), self.line.clone());
                 let (rendered, start, fresh) = (self.rendered, self.start.take(), self.fresh);
                 let made_from = Arc::clone(&self.made_from);
                 let answer = tokio::task::spawn_blocking(move || {
-                    boot_and_ask(&world, rendered, start.as_ref(), fresh, &made_from, &line)
+                    boot_and_ask(&fleet, world.as_deref(), rendered, start.as_ref(), fresh, &made_from, &line)
                 })
                 .await??;
                 boot = begun.elapsed();
@@ -465,8 +482,8 @@ impl Pipeline {
         // may fail.
         let mut installed = 0;
         if !self.waits.is_empty() && self.fresh {
-            let (world, line, rendered) = (Arc::clone(&self.world), self.line.clone(), self.rendered);
-            let install = move || install(&world, rendered, &answer, &line).map(|count| (answer, count));
+            let (fleet, line, rendered) = (Arc::clone(&self.fleet), self.line.clone(), self.rendered);
+            let install = move || install(&fleet, rendered, &answer, &line).map(|count| (answer, count));
             (answer, installed) = tokio::task::spawn_blocking(install).await??;
         }
         if !self.waits.is_empty() {
@@ -483,9 +500,9 @@ impl Pipeline {
             }
         }
         let begun = Instant::now();
-        let (world, line, rendered) = (self.world, self.line, self.rendered);
+        let (fleet, line, rendered) = (self.fleet, self.line, self.rendered);
         let (answer, changes) =
-            tokio::task::spawn_blocking(move || configure(&world, rendered, answer, installed > 0, &line))
+            tokio::task::spawn_blocking(move || configure(&fleet, rendered, answer, installed > 0, &line))
                 .await??;
         Ok((Timing { host, boot, configure: begun.elapsed(), changes: installed + changes }, answer))
     }

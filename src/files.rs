@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +11,8 @@ use anyhow::Context as _;
 use include_dir::{Dir, include_dir};
 use pgplan::render::{Binary, Sources};
 
+/// Size of a file that a user wrote, beyond which it is not read to its end.
+const TEXT_BYTES: u64 = 8 << 20;
 /// What `make guest` builds.
 const GUEST_PROGRAMS: [&str; 2] = ["pgagent", "pgload"];
 
@@ -91,4 +94,23 @@ fn read(dir: &Path, prefix: &str, texts: &mut BTreeMap<String, String>) -> anyho
         }
     }
     Ok(())
+}
+
+/// Reads a file that a user wrote: a topology or an inventory.
+///
+/// # Errors
+/// It cannot be read, or is larger than such a file can be.
+pub fn read_limited(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = file.display();
+    let mut bytes = Vec::new();
+    // Not by its size: a pipe or a device has none.
+    let mut limited =
+        fs::File::open(file).with_context(|| format!("cannot read {name}"))?.take(TEXT_BYTES + 1);
+    limited.read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= TEXT_BYTES,
+        "{name} is larger than such a file can be, {} MiB",
+        TEXT_BYTES >> 20
+    );
+    Ok(bytes)
 }

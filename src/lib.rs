@@ -14,6 +14,7 @@ pub mod graph;
 pub mod image;
 pub mod lesson;
 pub mod libvirt;
+pub mod machines;
 pub mod markup;
 pub mod observe;
 pub mod secrets;

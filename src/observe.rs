@@ -113,10 +113,10 @@ pub fn facts_and_details(session: &Session, rendered: &RenderedHost) -> anyhow::
 /// Asks a host through the hypervisor, which costs it a fraction of a login over SSH. The answer counts only when nothing
 /// is to be done, and when a login would succeed: the host key is the pinned one, sshd runs, and the host is on the
 /// management network.
-fn by_port(libvirt: &Libvirt, asked: &Asked) -> Option<Facts> {
+fn by_port(libvirt: Option<&Libvirt>, asked: &Asked) -> Option<Facts> {
     let Asked { target, domain, rendered } = asked;
     let script = format!("{}{}", login_script(), facts::script(rendered));
-    let output = libvirt.run_script((*domain)?, script, PORT).ok()?;
+    let output = libvirt?.run_script((*domain)?, script, PORT).ok()?;
     let output = String::from_utf8_lossy(&output);
     let facts = facts::parse(&output).ok()?;
     let plan = HostPlan::new(rendered, Some(&facts));
@@ -142,7 +142,11 @@ fn is_there(target: &Target) -> bool {
 }
 
 /// Asks all hosts at once; each has that long to accept a connection.
-pub fn all(libvirt: &Libvirt, hosts: &[Asked], limit: Duration) -> BTreeMap<String, anyhow::Result<Answer>> {
+pub fn all(
+    libvirt: Option<&Libvirt>,
+    hosts: &[Asked],
+    limit: Duration,
+) -> BTreeMap<String, anyhow::Result<Answer>> {
     std::thread::scope(|scope| {
         let asking: Vec<_> = hosts
             .iter()

@@ -214,6 +214,7 @@ mod tests {
             mgmt: nic("52:54:00:bb:bb:bb"),
             settings: Vec::new(),
             description: None,
+            machine: None,
         }
     }
 

@@ -11,14 +11,13 @@ use serde_json::json;
 
 use super::{
     context::{Assets, OpenLab, lab_name},
-    up::{Draft, Mode},
+    draft::{Draft, Mode},
 };
 use crate::{
     checkpoint::{self, Checkpoint, READY, Store},
     cli::{self, CheckpointRemove, CheckpointSave, Global, LabOption, Reset},
     clock,
     error::{Error, Kind, Result},
-    libvirt::Libvirt,
     state::{self, LabState},
     ui::{self, Ui},
 };
@@ -63,7 +62,7 @@ fn save(ui: &Ui, global: &Global, args: &CheckpointSave) -> Result {
 
 fn list(ui: &Ui, global: &Global, args: &LabOption) -> Result {
     let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
-    let inventory = Libvirt::connect(global.connect.as_deref())?.inventory()?;
+    let inventory = open.hypervisor(global, "checkpoints")?.inventory()?;
     let software = inventory.hypervisor.software();
     let all = Store::new(&open.state).list()?;
     let mut rows = Vec::new();
@@ -110,7 +109,7 @@ fn remove(ui: &Ui, global: &Global, args: &CheckpointRemove) -> Result {
     if store.find(&args.name)?.is_none() {
         return Err(missing(&store, &open.lab.name, &args.name)?);
     }
-    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let libvirt = open.hypervisor(global, "checkpoints")?;
     store.forget(&args.name)?;
     // What is under way needs volumes that no checkpoint has yet.
     if store.pending()?.is_none() {
@@ -161,7 +160,7 @@ fn go_back(ui: &Ui, global: &Global, assets: &Assets, checkpoint: &Checkpoint, w
     let draft = Draft::of(ui, global, assets, (text, topology), Mode::Restore, Some(&checkpoint.pins), what)?;
     let (world, infra, state, _) = draft.parts()?;
     checkpoint::reset(world, infra, state, checkpoint)?;
-    super::context::keep_pins(state, &world.lab)
+    super::context::keep_pins(state, &world.fleet.lab)
 }
 
 /// The lab as it was last applied.

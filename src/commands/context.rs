@@ -4,8 +4,7 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    io::Read as _,
-    net::SocketAddr,
+    net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use pgplan::{
     excerpt,
     finding::Severity,
     lab::{self, Host, Lab, Pins},
+    observed::Infra,
     render::{RenderedHost, Roles},
     secrets::Secrets,
     topology::Topology,
@@ -26,13 +26,13 @@ use crate::{
     cli::Global,
     error::{Error, Kind, Result},
     files,
+    libvirt::Libvirt,
+    machines,
     ssh::{Session, Target},
     state::{self, LabState},
     ui::Ui,
 };
 
-/// Size of a topology file beyond which it is not read to its end.
-const TOPOLOGY_BYTES: u64 = 8 << 20;
 const NO_LAB: &str = "make one: pgprov up topologies/lab.yaml";
 /// How long a host that is up may take to answer.
 pub const CONNECT: Duration = Duration::from_secs(20);
@@ -68,7 +68,7 @@ impl Assets {
     /// # Errors
     /// The file cannot be read.
     pub fn check_file(&self, file: &Path) -> Result<(String, Checked)> {
-        let bytes = read_limited(file)?;
+        let bytes = files::read_limited(file)?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok((text.clone(), self.check(&text)))
     }
@@ -98,21 +98,6 @@ impl Assets {
             _ => Err(Error::new(Kind::Invalid, format!("{name} has errors\n{}", shown.trim_end()))),
         }
     }
-}
-
-fn read_limited(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let name = file.display();
-    let mut bytes = Vec::new();
-    // Not by its size: a pipe or a device has none.
-    let mut limited =
-        fs::File::open(file).with_context(|| format!("cannot read {name}"))?.take(TOPOLOGY_BYTES + 1);
-    limited.read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
-    anyhow::ensure!(
-        bytes.len() as u64 <= TOPOLOGY_BYTES,
-        "{name} is larger than a topology can be, {} MiB",
-        TOPOLOGY_BYTES >> 20
-    );
-    Ok(bytes)
 }
 
 /// A lab that `up` has made, as it was last applied.
@@ -163,7 +148,29 @@ impl OpenLab {
     /// # Errors
     /// It does not answer in time, or is not the one we know.
     pub fn connect(&self, host: &Host) -> Result<Session> {
-        Ok(Session::connect(&target(&self.state, host), Instant::now() + CONNECT)?)
+        Ok(Session::connect(&target(&self.state, host)?, Instant::now() + CONNECT)?)
+    }
+
+    /// The hypervisor; `what` of it is wanted.
+    ///
+    /// # Errors
+    /// It does not answer, or the lab is made of machines that were there before.
+    pub fn hypervisor(&self, global: &Global, what: &str) -> Result<Libvirt> {
+        if self.lab.is_on_machines() {
+            return Err(machines::has_none(&self.lab.name, what));
+        }
+        Ok(Libvirt::connect(global.connect.as_deref())?)
+    }
+
+    /// What there is of the lab on the hypervisor, if it is made of VMs.
+    ///
+    /// # Errors
+    /// The hypervisor does not answer.
+    pub fn observe(&self, global: &Global) -> Result<Option<Infra>> {
+        if self.lab.is_on_machines() {
+            return Ok(None);
+        }
+        Ok(Some(Libvirt::connect(global.connect.as_deref())?.observe(&self.lab.name)?))
     }
 
     /// What roles say about the host: status and log scripts, files without their secrets.
@@ -191,7 +198,11 @@ fn applied(assets: &Assets, state: &LabState) -> Result<Lab> {
         Error::new(Kind::Invalid, format!("{file} has errors\n{}", shown.trim_end()))
             .hint("a lab with roles of its own needs the --assets that `up` had: set PGPROV_ASSETS")
     })?;
-    Ok(lab::derive(&topology, &pins(state)?))
+    let mut lab = lab::derive(&topology, &pins(state)?);
+    if let Some(machines) = machines::kept(state)? {
+        lab.settle_on(&machines);
+    }
+    Ok(lab)
 }
 
 /// This very program, to be run beside this one with the same hypervisor, roles and pool, and nothing to read.
@@ -216,14 +227,23 @@ pub fn masked(lab: &Lab) -> Secrets {
 }
 
 /// Where and how to reach a host over SSH.
-pub fn target(state: &LabState, host: &Host) -> Target {
-    Target {
-        name: host.name.clone(),
-        addr: SocketAddr::from((host.mgmt.address, 22)),
-        user: "root".to_owned(),
-        key_file: state.key(),
-        known_hosts: state.known_hosts(),
-    }
+///
+/// # Errors
+/// The name of a machine has no address.
+pub fn target(state: &LabState, host: &Host) -> anyhow::Result<Target> {
+    let (addr, user, key_file) = match &host.machine {
+        None => (SocketAddr::from((host.mgmt.address, 22)), "root".to_owned(), state.key()),
+        Some(machine) => {
+            let name = machine.ssh.clone().unwrap_or_else(|| machine.address.to_string());
+            let found = (name.as_str(), machine.port).to_socket_addrs();
+            let addr =
+                found.with_context(|| format!("cannot find the address of {}: {name}", host.name))?.next();
+            let addr = addr.with_context(|| format!("{} has no address: {name}", host.name))?;
+            (addr, machine.user.clone(), PathBuf::from(&machine.key))
+        }
+    };
+    let known_hosts = state.known_hosts();
+    Ok(Target { name: host.name.clone(), addr, user, key_file, known_hosts })
 }
 
 fn pins_file(state: &LabState) -> PathBuf {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pgplan::machines::Machines;
+
 use super::context::{Assets, lab_name};
 use crate::{
     checkpoint::Store,
@@ -9,6 +11,7 @@ use crate::{
     error::{Error, Result},
     fault,
     libvirt::Libvirt,
+    machines,
     state::{self, LabState},
     ui::Ui,
 };
@@ -20,8 +23,16 @@ const LOCK: Duration = Duration::from_secs(10);
 /// # Errors
 /// Consent was not given, or libvirt refuses.
 pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
-    let libvirt = Libvirt::connect(global.connect.as_deref())?;
     let root = state::root()?;
+    if let Some(lab) = &args.lab {
+        let name = lab_name(&Assets::load(global)?, lab)?;
+        if let Some(state) = LabState::open(&root, &name)?
+            && let Some(machines) = machines::kept(&state)?
+        {
+            return forget(ui, state, &machines, args.yes);
+        }
+    }
+    let libvirt = Libvirt::connect(global.connect.as_deref())?;
     let seen = libvirt.inventory()?.labs();
     let labs: Vec<String> = match &args.lab {
         Some(lab) => vec![lab_name(&Assets::load(global)?, lab)?],
@@ -58,6 +69,23 @@ pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
     for lab in &there {
         destroy(ui, &libvirt, &root, lab, args.keep_checkpoints)?;
     }
+    Ok(())
+}
+
+/// Machines that were there before stay as they are, with all that is on them.
+fn forget(ui: &Ui, state: LabState, machines: &Machines, yes: bool) -> Result {
+    let hosts: Vec<&str> = machines.hosts.keys().map(String::as_str).collect();
+    let lab = state.lab().to_owned();
+    ui.say(&format!(
+        "lab {lab}: {} are machines that were there before; they stay as they are, with their data. Its secrets here go.",
+        hosts.join(", ")
+    ));
+    if !yes && !ui.confirm("Forget the lab?") {
+        return Err(Error::usage("not confirmed").hint("add --yes to do it without asking"));
+    }
+    let lock = state.lock("pgprov destroy", LOCK)?;
+    state.remove(lock)?;
+    ui.out(&format!("lab {lab} is forgotten"));
     Ok(())
 }
 

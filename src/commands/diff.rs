@@ -9,7 +9,7 @@ use pgplan::{
 };
 use serde::Serialize;
 
-use super::up;
+use super::draft::{Draft, Mode};
 use crate::{
     cli::Global,
     error::{Error, Kind, Result},
@@ -33,7 +33,7 @@ struct Difference {
 /// # Errors
 /// The hosts cannot be looked at; or something differs, which is exit code 4.
 pub fn run(ui: &Ui, global: &Global, file: &Path) -> Result {
-    let draft = up::Draft::new(ui, global, file, up::Mode::DryRun)?;
+    let draft = Draft::new(ui, global, file, None, Mode::DryRun)?;
     let mut all = Vec::new();
     let mut new = Vec::new();
     for plan in &draft.plan.hosts {

@@ -39,7 +39,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Exec) -> Result {
             let target = target(&open.state, host);
             let (command, name) = (command.as_str(), host.name.clone());
             let thread = scope.spawn(move || {
-                let session = Session::connect(&target, Instant::now() + CONNECT)?;
+                let session = Session::connect(&target?, Instant::now() + CONNECT)?;
                 let output = session.run(command, b"", &mut |_| {}, limit)?;
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 anyhow::Ok((output.exit.clone(), text(&output.stdout), text(&output.stderr)))

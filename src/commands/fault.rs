@@ -83,10 +83,10 @@ fn cause(ui: &Ui, global: &Global, options: &cli::FaultOptions, fault: Fault) ->
     for host in fault.hosts() {
         open.host(host)?;
     }
-    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let libvirt = open.hypervisor(global, "faults")?;
     let record = {
         let _lock = open.state.lock(&format!("pgprov fault {}", fault.verb()), LOCK)?;
-        hands(&open, &libvirt).cause(fault, options.lasting)?
+        hands(&open, &libvirt)?.cause(fault, options.lasting)?
     };
     if options.lasting.is_some() {
         heal_later(global, &open.lab.name, &record)?;
@@ -107,9 +107,9 @@ fn cause(ui: &Ui, global: &Global, options: &cli::FaultOptions, fault: Fault) ->
     Ok(())
 }
 
-fn hands<'a>(open: &'a OpenLab, libvirt: &'a Libvirt) -> Hands<'a> {
-    let targets = open.lab.hosts.iter().map(|host| (host.name.clone(), target(&open.state, host))).collect();
-    Hands { libvirt, lab: &open.lab, state: &open.state, targets }
+fn hands<'a>(open: &'a OpenLab, libvirt: &'a Libvirt) -> Result<Hands<'a>> {
+    let targets = open.lab.hosts.iter().map(|host| Ok((host.name.clone(), target(&open.state, host)?)));
+    Ok(Hands { libvirt, lab: &open.lab, state: &open.state, targets: targets.collect::<Result<_>>()? })
 }
 
 /// Starts a program of ours that outlives this one, and the terminal, until the fault is due.
@@ -130,8 +130,8 @@ fn heal(ui: &Ui, global: &Global, args: &FaultHeal) -> Result {
         open.host(host)?;
     }
     let _lock = open.state.lock("pgprov fault heal", LOCK)?;
-    let libvirt = Libvirt::connect(global.connect.as_deref())?;
-    let hands = hands(&open, &libvirt);
+    let libvirt = open.hypervisor(global, "faults")?;
+    let hands = hands(&open, &libvirt)?;
     let is_meant = |record: &Record| match &args.host {
         Some(host) => record.fault.hosts().contains(&host.as_str()),
         None => true,
@@ -169,8 +169,8 @@ fn heal_due(global: &Global, open: &OpenLab, id: u32) -> Result {
     let _lock = open.state.lock("pgprov fault heal", PATIENCE)?;
     // Another fault may have the number by now.
     if find()?.is_some_and(|record| record.until == Some(until)) {
-        let libvirt = Libvirt::connect(global.connect.as_deref())?;
-        hands(open, &libvirt).heal(id)?;
+        let libvirt = open.hypervisor(global, "faults")?;
+        hands(open, &libvirt)?.heal(id)?;
     }
     Ok(())
 }

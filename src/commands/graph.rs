@@ -17,7 +17,6 @@ use crate::{
     cli::{Global, Graph, GraphFormat},
     error::Result,
     graph::{Health, Host, Mode, Network, Picture, Replication, Server},
-    libvirt::Libvirt,
     ui::Ui,
 };
 
@@ -28,8 +27,8 @@ use crate::{
 pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
     let (open, assets) = OpenLab::find(global, args.lab.lab.as_deref())?;
     let rendered = open.rendered(&assets)?;
-    let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
-    let hosts = status::collect(&open.state, &open.lab, &rendered, Some(&infra), BTreeMap::new());
+    let infra = open.observe(global)?;
+    let hosts = status::collect(&open.state, &open.lab, &rendered, infra.as_ref(), BTreeMap::new());
     let faults = crate::fault::Store::new(&open.state).list()?;
     let picture = picture(&open.lab, &hosts, &faults);
     let text = match args.format {

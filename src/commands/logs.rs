@@ -6,7 +6,6 @@ use super::context::OpenLab;
 use crate::{
     cli::{Global, Logs},
     error::{Error, Result},
-    libvirt::Libvirt,
     ui::{self, Ui},
 };
 
@@ -22,7 +21,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Logs) -> Result {
     let (open, assets) = OpenLab::find(global, args.lab.lab.as_deref())?;
     let host = open.host(&args.host)?;
     if args.console {
-        let libvirt = Libvirt::connect(global.connect.as_deref())?;
+        let libvirt = open.hypervisor(global, "console")?;
         let tail = libvirt.console_tail(&open.lab.name, &host.name, CONSOLE_BYTES)?.unwrap_or_default();
         if tail.trim().is_empty() {
             ui.say(&format!(

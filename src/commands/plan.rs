@@ -10,7 +10,7 @@ use pgplan::{diff, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::up;
+use super::draft::{Draft, Mode};
 use crate::{
     cli::{self, Global, Restart},
     error::{Error, Kind, Result},
@@ -45,7 +45,8 @@ pub struct Saved {
 /// The plan cannot be made; or it is not empty, which is exit code 4.
 pub fn run(ui: &Ui, global: &Global, args: &cli::Plan) -> Result {
     let (file, restart) = (&args.file, args.restart);
-    let draft = up::Draft::new(ui, global, file, up::Mode::DryRun)?.with_restart(restart.into());
+    let draft =
+        Draft::new(ui, global, file, args.hosts.as_deref(), Mode::DryRun)?.with_restart(restart.into());
     if ui.json() {
         ui.out_json(&serde_json::to_value(&draft.plan)?);
     } else {
@@ -62,7 +63,7 @@ pub fn run(ui: &Ui, global: &Global, args: &cli::Plan) -> Result {
 }
 
 impl Saved {
-    fn of(draft: &up::Draft, file: &Path, restart: Restart) -> Result<Self> {
+    fn of(draft: &Draft, file: &Path, restart: Restart) -> Result<Self> {
         let cannot = || format!("cannot read {}", file.display());
         Ok(Self {
             pgprov_plan: FORMAT,
@@ -102,7 +103,7 @@ impl Saved {
     ///
     /// # Errors
     /// The topology, the roles, or the world have changed.
-    pub fn refuse_other(&self, draft: &up::Draft) -> Result {
+    pub fn refuse_other(&self, draft: &Draft) -> Result {
         let file = self.topology.display();
         let moved = if self.text != digest::hex(draft.text().as_bytes()) {
             format!("{file} is not what it was when the plan was made")

@@ -11,7 +11,7 @@ use super::{context::OpenLab, ssh::become_ssh};
 use crate::{
     cli::{Global, Psql},
     error::Result,
-    ssh::quote,
+    ssh::{quote, with_sudo},
 };
 
 /// Becomes ssh, which runs psql: as the superuser on a database host, through the `-rw` service elsewhere.
@@ -29,6 +29,10 @@ pub fn run(global: &Global, args: &Psql) -> Result {
     } else {
         let services = "PGSYSCONFDIR=/etc/postgresql-common";
         format!("{services} PGSERVICE={}-rw exec {bin}/psql {}", open.lab.name, words.join(" "))
+    };
+    let command = match &host.machine {
+        Some(machine) if machine.user != "root" => with_sudo(&command),
+        _ => command,
     };
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     Err(become_ssh(&open, &args.host, terminal, [OsString::from(command)])?)

@@ -96,8 +96,8 @@ pub fn run(ui: &Ui, global: &Global, args: &Status) -> Result {
     }
     let (open, assets) = OpenLab::find(global, wanted)?;
     let rendered = open.rendered(&assets)?;
-    let infra = Libvirt::connect(global.connect.as_deref())?.observe(&open.lab.name)?;
-    let hosts = collect(&open.state, &open.lab, &rendered, Some(&infra), BTreeMap::new());
+    let infra = open.observe(global)?;
+    let hosts = collect(&open.state, &open.lab, &rendered, infra.as_ref(), BTreeMap::new());
     let faults = crate::fault::Store::new(&open.state).list()?;
     if ui.json() {
         let faults: Vec<_> = faults.iter().map(fault::row).collect();
@@ -157,7 +157,7 @@ pub fn collect(
                 let target = target(state, host);
                 let mut session = sessions.remove(&host.name);
                 let scripts = scripts(rendered, &host.name);
-                (host.name.clone(), scope.spawn(move || ask(&target, &mut session, scripts)))
+                (host.name.clone(), scope.spawn(move || ask(&target?, &mut session, scripts)))
             })
             .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {

@@ -5,7 +5,6 @@ use crate::{
     cli::{Global, LabArg},
     error::{Error, Result},
     execute,
-    libvirt::Libvirt,
     ui::Ui,
 };
 use pgplan::observed::DomainState;
@@ -20,7 +19,7 @@ const LOCK: Duration = Duration::from_secs(10);
 pub fn suspend(ui: &Ui, global: &Global, args: &LabArg) -> Result {
     let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
     let _lock = open.state.lock("pgprov suspend", LOCK)?;
-    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let libvirt = open.hypervisor(global, "memory that could be saved")?;
     let name = open.lab.name.as_str();
     let infra = libvirt.observe(name)?;
     let awake: Vec<&str> = infra
@@ -47,7 +46,7 @@ pub fn suspend(ui: &Ui, global: &Global, args: &LabArg) -> Result {
 pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
     let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
     let _lock = open.state.lock("pgprov resume", LOCK)?;
-    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let libvirt = open.hypervisor(global, "memory that could be saved")?;
     let name = open.lab.name.as_str();
     let infra = libvirt.observe(name)?;
     let asleep: Vec<&str> = infra

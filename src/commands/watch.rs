@@ -31,7 +31,6 @@ use crate::{
     cli::{Global, Watch},
     error::{Error, Result},
     fault::Store,
-    libvirt::Libvirt,
     ui::Ui,
 };
 
@@ -49,14 +48,14 @@ pub fn run(ui: &Ui, global: &Global, args: &Watch) -> Result {
     }
     let (open, assets) = OpenLab::find(global, args.lab.lab.as_deref())?;
     let rendered = open.rendered(&assets)?;
-    let libvirt = Libvirt::connect(global.connect.as_deref())?;
+    let libvirt = open.hypervisor(global, "hypervisor to watch")?;
     libvirt.observe(&open.lab.name)?;
     let interval = Duration::from_secs(args.interval);
     let (sender, receiver) = channel();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for host in &open.lab.hosts {
-            let (sender, target, stop) = (sender.clone(), target(&open.state, host), &stop);
+            let (sender, target, stop) = (sender.clone(), target(&open.state, host)?, &stop);
             let scripts = status::scripts(&rendered, &host.name);
             scope.spawn(move || {
                 let mut session = None;

@@ -13,7 +13,7 @@ use pgplan::{
     render::RenderedHost,
 };
 
-use super::{MadeFrom, NoAnswer, Unreachable, World, step};
+use super::{Fleet, MadeFrom, NoAnswer, Unreachable, World, step};
 use crate::{
     clock,
     observe::{self, Answer},
@@ -27,23 +27,24 @@ const REACH: Duration = Duration::from_secs(30);
 const CONSOLE_BYTES: u64 = 2000;
 
 pub(super) fn boot_and_ask(
-    world: &World,
+    fleet: &Fleet,
+    world: Option<&World>,
     rendered: usize,
     start: Option<&Step>,
     fresh: bool,
     made_from: &MadeFrom,
     line: &Line,
 ) -> anyhow::Result<Answer> {
-    let rendered = &world.hosts[rendered];
-    let target = &world.targets[&rendered.host];
-    if let Some(start) = start {
+    let rendered = &fleet.hosts[rendered];
+    let target = &fleet.targets[&rendered.host];
+    if let (Some(start), Some(world)) = (start, world) {
         line.now(if start.copies().is_some() { "waking up" } else { "booting" });
         step(world, start, made_from)?;
     } else {
         line.now("connecting");
     }
     // One that runs already may still be on its way up after a run that was ended.
-    let limit = if start.is_some() { world.boot_limit } else { world.boot_limit.min(REACH) };
+    let limit = if start.is_some() { fleet.boot_limit } else { fleet.boot_limit.min(REACH) };
     let connect = || -> anyhow::Result<Answer> {
         let session = Session::connect(target, Instant::now() + limit)?;
         // One that was suspended is behind by as long as it slept.
@@ -58,6 +59,7 @@ pub(super) fn boot_and_ask(
             let mut facts = observe::facts_and_details(&session, rendered)?;
             // Nobody was asked about what it would lose.
             facts.changes.clear();
+            anyhow::ensure!(facts.refusals.is_empty(), "it is not touched: {}", facts.refusals.join("; "));
             facts
         };
         Ok(Answer::new(target, session, facts))
@@ -67,9 +69,11 @@ pub(super) fn boot_and_ask(
         if timeout && start.is_none() {
             return Unreachable(format!("{error:#}")).into();
         }
-        let console = world.libvirt.console_tail(&world.lab.name, &rendered.host, CONSOLE_BYTES);
-        match console {
-            Ok(Some(tail)) if timeout && !tail.trim().is_empty() => {
+        let tail = |world: &World| {
+            world.libvirt.console_tail(&fleet.lab.name, &rendered.host, CONSOLE_BYTES).ok().flatten()
+        };
+        match world.and_then(tail) {
+            Some(tail) if timeout && !tail.trim().is_empty() => {
                 let tail = indent(tail.trim());
                 NoAnswer(format!("{error:#}\nthe console of {} ends with:\n{tail}", rendered.host)).into()
             }
@@ -80,8 +84,8 @@ pub(super) fn boot_and_ask(
 
 /// Installs packages and files, and tells how many changes that was. Who reads them is noted on the host, for
 /// [`configure`].
-pub(super) fn install(world: &World, rendered: usize, answer: &Answer, line: &Line) -> anyhow::Result<usize> {
-    let rendered = &world.hosts[rendered];
+pub(super) fn install(fleet: &Fleet, rendered: usize, answer: &Answer, line: &Line) -> anyhow::Result<usize> {
+    let rendered = &fleet.hosts[rendered];
     let (static_part, _) = HostPlan::new(rendered, Some(&answer.facts)).split();
     if static_part.is_empty() {
         return Ok(0);
@@ -93,13 +97,13 @@ pub(super) fn install(world: &World, rendered: usize, answer: &Answer, line: &Li
 
 /// Applies what is to change, and asks again: a host is done when it has nothing left to do.
 pub(super) fn configure(
-    world: &World,
+    fleet: &Fleet,
     rendered: usize,
     mut answer: Answer,
     is_installed: bool,
     line: &Line,
 ) -> anyhow::Result<(Answer, usize)> {
-    let rendered = &world.hosts[rendered];
+    let rendered = &fleet.hosts[rendered];
     let mut plan = HostPlan::new(rendered, Some(&answer.facts));
     if is_installed {
         (_, plan) = plan.split();

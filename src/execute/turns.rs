@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context as _;
 use pgplan::{host::apply, plan::Turn};
 
-use super::{World, inside::run_bundle};
+use super::{Fleet, inside::run_bundle};
 use crate::observe::{self, Answer};
 
 /// Lets each host run its handler when it is its turn, and asks it again after.
@@ -14,19 +14,19 @@ use crate::observe::{self, Answer};
 /// The first that fails, with what it said. The hosts whose turn had not come yet have their old files then, if they can be
 /// reached.
 pub fn turns(
-    world: &Arc<World>,
+    fleet: &Arc<Fleet>,
     turns: &[Turn],
     answers: &mut BTreeMap<String, Answer>,
 ) -> anyhow::Result<()> {
     if let Some(lost) = turns.iter().find(|turn| !answers.contains_key(&turn.host)) {
         let mut text = format!("nobody does `{}`, because {} failed", lost.call.what, lost.host);
-        text.push_str(&give_up(world, turns, answers));
+        text.push_str(&give_up(fleet, turns, answers));
         anyhow::bail!(text);
     }
     for (done, turn) in turns.iter().enumerate() {
-        if let Err(error) = take(world, turn, answers) {
+        if let Err(error) = take(fleet, turn, answers) {
             let mut text = format!("{}: {error:#}", turn.host);
-            text.push_str(&give_up(world, &turns[done + 1..], answers));
+            text.push_str(&give_up(fleet, &turns[done + 1..], answers));
             anyhow::bail!(text);
         }
     }
@@ -34,9 +34,9 @@ pub fn turns(
 }
 
 /// Those whose turn does not come get their old files back: what is said of each, a line before each.
-fn give_up(world: &World, turns: &[Turn], answers: &BTreeMap<String, Answer>) -> String {
+fn give_up(fleet: &Fleet, turns: &[Turn], answers: &BTreeMap<String, Answer>) -> String {
     let there = turns.iter().filter(|turn| answers.contains_key(&turn.host));
-    let said = there.map(|turn| match put_back(world, turn, answers) {
+    let said = there.map(|turn| match put_back(fleet, turn, answers) {
         Ok(()) => format!("\n{}: goes on as before, with its old files", turn.host),
         Err(error) => format!("\n{}: {error:#}", turn.host),
     });
@@ -44,19 +44,19 @@ fn give_up(world: &World, turns: &[Turn], answers: &BTreeMap<String, Answer>) ->
 }
 
 /// The handler of a turn: the index of its host, and its own.
-fn place(world: &World, turn: &Turn) -> anyhow::Result<(usize, usize)> {
-    let place = world.hosts.iter().enumerate().find(|(_, host)| host.host == turn.host);
+fn place(fleet: &Fleet, turn: &Turn) -> anyhow::Result<(usize, usize)> {
+    let place = fleet.hosts.iter().enumerate().find(|(_, host)| host.host == turn.host);
     let (host, rendered) = place.with_context(|| format!("a turn of an unknown host, {}", turn.host))?;
     let (handler, _) =
         rendered.handler(&turn.call.what).with_context(|| format!("no handler {}", turn.call.what))?;
     Ok((host, handler))
 }
 
-fn take(world: &World, turn: &Turn, answers: &mut BTreeMap<String, Answer>) -> anyhow::Result<()> {
-    let (host, handler) = place(world, turn)?;
-    let rendered = &world.hosts[host];
+fn take(fleet: &Fleet, turn: &Turn, answers: &mut BTreeMap<String, Answer>) -> anyhow::Result<()> {
+    let (host, handler) = place(fleet, turn)?;
+    let rendered = &fleet.hosts[host];
     let answer = answers.get_mut(&turn.host).context("its turn came, but it could not be asked before")?;
-    let line = world.ui.line(&turn.host, world.width());
+    let line = fleet.ui.line(&turn.host, fleet.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
     let done = answer.session().and_then(|session| {
         run_bundle(session, rendered, &apply::roll(rendered, handler, turn.asked), seconds, &line)?;
@@ -75,11 +75,11 @@ fn take(world: &World, turn: &Turn, answers: &mut BTreeMap<String, Answer>) -> a
     }
 }
 
-fn put_back(world: &World, turn: &Turn, answers: &BTreeMap<String, Answer>) -> anyhow::Result<()> {
-    let (host, handler) = place(world, turn)?;
-    let rendered = &world.hosts[host];
+fn put_back(fleet: &Fleet, turn: &Turn, answers: &BTreeMap<String, Answer>) -> anyhow::Result<()> {
+    let (host, handler) = place(fleet, turn)?;
+    let rendered = &fleet.hosts[host];
     let answer = answers.get(&turn.host).context("it has its new files, and could not be asked")?;
-    let line = world.ui.line(&turn.host, world.width());
+    let line = fleet.ui.line(&turn.host, fleet.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
     run_bundle(answer.session()?, rendered, &apply::put_back(rendered, handler), seconds, &line)?;
     line.drop_quietly();

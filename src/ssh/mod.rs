@@ -46,7 +46,7 @@ pub struct Target {
     pub name: String,
     /// Where its sshd listens.
     pub addr: SocketAddr,
-    /// The user to log in as.
+    /// The user to log in as; one other than root runs everything with `sudo`.
     pub user: String,
     /// The lab's private key, in OpenSSH format.
     pub key_file: PathBuf,
@@ -59,9 +59,16 @@ pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// The command that runs `command` by a shell as root, for a user who is not.
+pub fn with_sudo(command: &str) -> String {
+    format!("sudo -n -- sh -c {}", quote(command))
+}
+
 /// A connection to a host, logged in. It runs one command at a time, any number one after the other.
 pub struct Session {
     host: String,
+    /// Whether commands need `sudo` to be run as root.
+    sudo: bool,
     inner: ssh2::Session,
     socket: TcpStream,
     /// Set when a command was given up in the middle: the protocol's state is then not known any more.
@@ -102,7 +109,8 @@ impl Session {
         })?;
         // From here on `step` does the waiting, so that input and output can move at the same time.
         inner.set_blocking(false);
-        Ok(Self { host: target.name.clone(), inner, socket, broken: Cell::new(false) })
+        let sudo = target.user != "root";
+        Ok(Self { host: target.name.clone(), sudo, inner, socket, broken: Cell::new(false) })
     }
 
     /// Carries one libssh2 call as far as it goes without input from the peer: `None` when it waits for input.

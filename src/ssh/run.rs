@@ -1,5 +1,6 @@
 //! Running one command: its input goes in while its output comes out.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use ssh2::Channel;
 
-use super::{Error, Session};
+use super::{Error, Session, with_sudo};
 
 /// The most output that is kept; commands of ours write far less, and a command gone mad must not fill the memory.
 const STDOUT_MAX: usize = 64 << 20;
@@ -47,7 +48,7 @@ impl Output {
 }
 
 impl Session {
-    /// Runs `command` by the user's shell, feeds it `stdin` and collects its output.
+    /// Runs `command` as root by a shell, feeds it `stdin` and collects its output.
     ///
     /// `on_line` gets each line of the standard output as it arrives, without its end; bytes that are not UTF-8 are
     /// replaced. What the command does not read of `stdin` is dropped. A status other than 0 is no error.
@@ -97,7 +98,8 @@ impl Session {
         got: &mut Received,
     ) -> io::Result<Exit> {
         let mut channel = self.finish(deadline, || self.inner.channel_session())?;
-        self.finish(deadline, || channel.exec(command))?;
+        let command = if self.sudo { Cow::from(with_sudo(command)) } else { Cow::from(command) };
+        self.finish(deadline, || channel.exec(&command))?;
         let mut input_open = true;
         loop {
             let mut moved = false;

@@ -102,6 +102,11 @@ pub fn played_by_a_student(suite: &Suite) -> Result<()> {
     }
     suite.pgprov(["destroy", "--yes", HOT.name]).limit(120).ok()?;
     suite.forget(&HOT);
+    Ok(())
+}
+
+/// See [`played_by_a_student`].
+pub fn arbiter_failover_by_a_student(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&MAIN)?;
     student::plays(&lab, "arbiter-failover", &["--reset"], 900)?.held().map(drop)
 }

@@ -16,6 +16,7 @@ mod identity;
 mod killed;
 mod lessons;
 mod load;
+mod machines;
 mod neighbours;
 mod objects;
 mod refused;
@@ -129,6 +130,7 @@ const THOROUGH: &[Case] = &[
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),
     Case::new("lesson-student", lessons::played_by_a_student),
+    Case::new("lesson-student-with-arbiter", lessons::arbiter_failover_by_a_student),
     Case::new("lesson-from-up", lessons::from_up),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("killed-with-secrets-only", |suite| killed::at(suite, &Point::State("secrets.json"))),
@@ -143,6 +145,7 @@ const THOROUGH: &[Case] = &[
     Case::new("killed-while-copying-the-primary", |suite| {
         killed::at(suite, &Point::Said("s copy the data directory", 2500))
     }),
+    Case::new("machines-become-a-lab", machines::become_a_lab),
     Case::new("stock-image-installs-packages-at-up", stock::installs_packages_at_up),
 ];
 

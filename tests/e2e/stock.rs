@@ -74,7 +74,7 @@ hosts:
 }
 
 /// Serves the files of a folder over HTTP for as long as this process lives; returns the port.
-fn serve(folder: PathBuf) -> Result<u16> {
+pub fn serve(folder: PathBuf) -> Result<u16> {
     ensure!(folder.is_dir(), "expected an apt repository in {}", folder.display());
     let listener = TcpListener::bind("0.0.0.0:0").context("cannot listen")?;
     let port = listener.local_addr()?.port();

@@ -133,7 +133,7 @@ const LAYERS: [&[&str]; 9] = [
     &["files", "graph", "image", "lesson", "libvirt", "secrets", "ssh", "state"],
     &["error"],
     &["ui"],
-    &["cli", "connect", "observe", "snapshot"],
+    &["cli", "connect", "machines", "observe", "snapshot"],
     &["execute"],
     &["fault"],
     &["checkpoint"],

@@ -6,6 +6,7 @@ use clap::{Command, CommandFactory as _, Parser as _};
 use pgplan::{
     check,
     lab::{self, Lab, Pins},
+    machines,
     role::Manifest,
     topology::Topology,
 };
@@ -84,6 +85,11 @@ fn the_keys_of_roles_are_current() {
 #[test]
 fn the_keys_of_lessons_are_current() {
     is_current("docs/lessons.md", Some("keys"), &keys(&lesson::read::schema()));
+}
+
+#[test]
+fn the_keys_of_inventories_are_current() {
+    is_current("docs/machines.md", Some("keys"), &keys(&machines::schema()));
 }
 
 /// A table for each mapping in the schema, the whole first, then those that it names.

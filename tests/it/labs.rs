@@ -125,12 +125,13 @@ fn the_configuration_for_ssh() {
     let home = Home::new();
     home.make_lab(SHOP);
     let run = home.run(&["ssh-config"]);
-    let first: Vec<&str> = run.stdout.lines().take(14).collect();
+    let first: Vec<&str> = run.stdout.lines().take(15).collect();
     assert_snapshot!(first.join("\n"), @"
     # Hosts of lab shop. Use with: ssh -F $HOME/state/shop/ssh_config shop-HOST
 
     Host shop-m
       HostName 10.103.5.88
+      Port 22
       HostKeyAlias m
       User root
       IdentityFile $HOME/state/shop/id_ed25519

@@ -82,6 +82,8 @@ fn help_of_a_verb() {
           --dry-run                 Show the plan and stop, as `pgprov plan` does
           --restart <WHICH>         What becomes of restarts [default: auto] [possible values: auto,
                                     never, rolling]
+          --hosts <INVENTORY>       Inventory of machines that are there already, instead of VMs that
+                                    pgprov makes [default: those of the last `up`]
       -y, --yes                     Do what interrupts or destroys hosts without asking
           --boot                    Boot new hosts, instead of copying them from a machine that was
                                     booted once and saved

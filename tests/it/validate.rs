@@ -128,13 +128,13 @@ fn files_that_cannot_be_read() {
     assert_snapshot!(home.run(&["validate", "huge.yaml"]), @"
     exit 1
     -- stderr --
-    error: huge.yaml is larger than a topology can be, 8 MiB
+    error: huge.yaml is larger than such a file can be, 8 MiB
     ");
     // No size, and no end.
     assert_snapshot!(home.run(&["validate", "/dev/zero"]), @"
     exit 1
     -- stderr --
-    error: /dev/zero is larger than a topology can be, 8 MiB
+    error: /dev/zero is larger than such a file can be, 8 MiB
     ");
 }
 

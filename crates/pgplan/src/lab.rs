@@ -13,6 +13,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    machines::Machine,
     size::{Bytes, GIB},
     subnet::Subnet,
     topology::{
@@ -111,6 +112,9 @@ pub struct Host {
     pub settings: Vec<(String, String)>,
     /// What the user says about it.
     pub description: Option<String>,
+    /// The machine that it is, when pgprov does not make it: nothing that templates need to know.
+    #[serde(skip)]
+    pub machine: Option<Machine>,
 }
 
 /// A network interface.
@@ -159,6 +163,7 @@ pub fn derive(topology: &Topology, pins: &Pins) -> Lab {
                 mgmt: Nic { mac: mac(&[name, host, "mgmt"]), address: mgmt.subnet.host(index)? },
                 settings: spec.settings.iter().map(|(k, v)| (k.clone(), v.0.clone())).collect(),
                 description: spec.description.clone(),
+                machine: None,
             })
         })
         .collect();

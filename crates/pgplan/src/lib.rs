@@ -6,7 +6,7 @@
 //! 1. [`yaml`] reads text into a tree that knows the place of every node;
 //! 2. [`schema`] checks the tree against the JSON Schema of the Rust types in [`topology`] and [`role`];
 //! 3. [`check`] looks at what a schema cannot say, and collects every [`finding`];
-//! 4. [`lab`] derives names, addresses and identities;
+//! 4. [`lab`] derives names, addresses and identities; [`machines`] has those of machines that are there already;
 //! 5. [`render`] turns roles and templates into the files and tasks of each host;
 //! 6. [`plan`] compares them with what was [`observed`] and lists the steps to take.
 
@@ -20,6 +20,7 @@ pub mod finding;
 pub mod host;
 pub mod lab;
 pub mod machine;
+pub mod machines;
 pub mod observed;
 pub mod plan;
 pub mod profile;

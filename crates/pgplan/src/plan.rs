@@ -239,29 +239,58 @@ pub fn plan(wanted: &Wanted, infra: &Infra, facts: &BTreeMap<String, Facts>) -> 
     for host in &wanted.lab.hosts {
         plan_host(wanted, infra, &host.name, &mut plan);
     }
-    for host in wanted.hosts {
+    plan_hosts(wanted.hosts, |host| infra.disks.contains_key(host), facts, &mut plan);
+    take_turns(wanted.lab, wanted.hosts, wanted.restart, facts, &mut plan);
+    plan
+}
+
+/// The same for machines that are there already: only what is in them is compared.
+pub fn machines(
+    lab: &Lab,
+    hosts: &[RenderedHost],
+    restart: Restart,
+    facts: &BTreeMap<String, Facts>,
+) -> Plan {
+    let mut plan = Plan { lab: lab.name.clone(), ..Plan::default() };
+    plan_hosts(hosts, |_| true, facts, &mut plan);
+    take_turns(lab, hosts, restart, facts, &mut plan);
+    for (host, facts) in facts {
+        plan.notes.extend(facts.refusals.iter().map(|why| format!("{host} may not be touched: {why}")));
+    }
+    plan
+}
+
+fn plan_hosts(
+    hosts: &[RenderedHost],
+    is_there: impl Fn(&str) -> bool,
+    facts: &BTreeMap<String, Facts>,
+    plan: &mut Plan,
+) {
+    for host in hosts {
         let name = &host.host;
-        if infra.disks.contains_key(name) && !facts.contains_key(name) {
+        if is_there(name) && !facts.contains_key(name) {
             plan.unasked.push(name.clone());
         } else {
             plan.hosts.push(HostPlan::new(host, facts.get(name)));
         }
     }
-    take_turns(wanted, facts, &mut plan);
-    plan
 }
 
 /// Those that follow come before those that they follow; when something gets smaller, the other way round. Who leads is
 /// asked: after a failover it is not the one that the topology names.
-fn take_turns(wanted: &Wanted, facts: &BTreeMap<String, Facts>, plan: &mut Plan) {
-    let depth = |host: &str| wanted.lab.host(host).map_or(0, |host| host.depth);
+fn take_turns(
+    lab: &Lab,
+    hosts: &[RenderedHost],
+    restart: Restart,
+    facts: &BTreeMap<String, Facts>,
+    plan: &mut Plan,
+) {
+    let depth = |host: &str| lab.host(host).map_or(0, |host| host.depth);
     let mut rolls: Vec<(String, Roll)> = Vec::new();
     for host in &mut plan.hosts {
         let mut own = std::mem::take(&mut host.rolling);
-        let rendered = wanted.hosts.iter().find(|rendered| rendered.host == host.host);
-        if let (Restart::Rolling, Some(rendered), Some(facts)) =
-            (wanted.restart, rendered, facts.get(&host.host))
-        {
+        let rendered = hosts.iter().find(|rendered| rendered.host == host.host);
+        if let (Restart::Rolling, Some(rendered), Some(facts)) = (restart, rendered, facts.get(&host.host)) {
             let asked = HostPlan::all_rolls(rendered, facts, "--restart=rolling");
             own.extend(
                 asked
@@ -278,10 +307,10 @@ fn take_turns(wanted: &Wanted, facts: &BTreeMap<String, Facts>, plan: &mut Plan)
     }
     let turns = rolls.into_iter().map(|(host, roll)| Turn {
         host,
-        asked: wanted.restart == Restart::Rolling,
+        asked: restart == Restart::Rolling,
         call: roll.call,
     });
-    match wanted.restart {
+    match restart {
         Restart::Never => plan.notes.extend(turns.map(|turn| format!("left for later: {turn}"))),
         Restart::Auto | Restart::Rolling => plan.turns = turns.collect(),
     }

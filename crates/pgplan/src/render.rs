@@ -5,7 +5,8 @@
 //! - `host`: the [`Host`](crate::lab::Host) they are rendered for; `primary`: the one that starts as primary;
 //! - `pg`: the [`Server`](crate::profile::Server) of that host: version, paths, computed settings;
 //! - `users`: passwords and verifiers of the database roles, by name; `ca_certificate`; `tls.certificate`, `tls.key`;
-//! - `stock_image`: whether packages are installed at `up`, because the image is not ours;
+//! - `stock_image`: whether hosts start from an image that is not ours;
+//! - `own_vms`: whether hosts are VMs that pgprov makes, and not machines that were there before;
 //! - `postgres_hosts`: names of the hosts that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
 //! - `slot_names`: the replication slot of each host that runs PostgreSQL; `slot`: the one this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
@@ -86,6 +87,9 @@ pub struct RenderedHost {
     pub tasks: Vec<Task>,
     /// Handlers in order.
     pub handlers: Vec<Handler>,
+    /// Scripts that print why the host may not be touched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refuse: Vec<String>,
     /// Status scripts by role.
     pub status: Vec<(String, String)>,
     /// Log scripts by role.
@@ -275,6 +279,7 @@ impl Roles {
         globals.insert("slot_names", &slots);
         globals.insert("slot_prefix", SLOT_PREFIX);
         globals.insert("stock_image", &matches!(lab.image, Image::Stock(_)));
+        globals.insert("own_vms", &!lab.is_on_machines());
         globals.insert("role_attributes", &RoleAttribute::ALL);
         lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect()
     }
@@ -295,8 +300,10 @@ impl Roles {
         context.insert("kept_slots", &kept_slots(lab, host));
         let mut rendered = RenderedHost { host: host.name.clone(), ..RenderedHost::default() };
         rendered.sources = match &lab.image {
-            Image::Stock(stock) => stock.mirror.as_deref().map(|mirror| sources(mirror, stock)),
-            Image::Built { .. } => None,
+            Image::Stock(stock) if !lab.is_on_machines() => {
+                stock.mirror.as_deref().map(|mirror| sources(mirror, stock))
+            }
+            _ => None,
         };
         let manifests = self.of_host(host)?;
         for manifest in &manifests {
@@ -422,8 +429,8 @@ struct Scope<'a> {
 impl Scope<'_> {
     fn add_role(&self, manifest: &Manifest, out: &mut RenderedHost) -> Result<(), RenderError> {
         // An image that we built has the packages of all roles inside.
-        if let Image::Stock(stock) = &self.lab.image {
-            for package in manifest.packages.get(&stock.release).into_iter().flatten() {
+        if matches!(self.lab.image, Image::Stock(_)) || self.lab.is_on_machines() {
+            for package in manifest.packages.get(&self.lab.image.release()).into_iter().flatten() {
                 if !out.packages.contains(package) {
                     out.packages.push(package.clone());
                 }
@@ -459,6 +466,10 @@ impl Scope<'_> {
                 rolling: handler.rolling.as_ref().map(|rolling| self.rolling(rolling)).transpose()?,
                 seconds: handler.seconds,
             });
+        }
+        if let Some(refuse) = &manifest.refuse {
+            let script = self.text(refuse, "refuse")?;
+            out.refuse.extend(Some(script).filter(|script| !script.trim().is_empty()));
         }
         if let Some(status) = &manifest.status {
             out.status.push((self.role.to_owned(), self.text(status, "status")?));

@@ -43,6 +43,8 @@ pub struct Manifest {
     /// What to do at the end when something they watch changed, in this order.
     #[serde(default)]
     pub handlers: Vec<Handler>,
+    /// Shell script (template) that runs before anything is changed: what it prints is why this host may not be touched.
+    pub refuse: Option<String>,
     /// Shell script (template) whose output is one JSON object for `pgprov status`.
     pub status: Option<String>,
     /// Shell script (template) whose output are the last lines of this role's log, for `pgprov logs`.

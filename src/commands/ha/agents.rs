@@ -145,7 +145,7 @@ impl<'a> Agents<'a> {
                 .map(|host| {
                     let target = target(self.state, host);
                     let session = sessions.remove(&host.name);
-                    (host.name.clone(), scope.spawn(move || ask(&target, session)))
+                    (host.name.clone(), scope.spawn(move || ask(&target?, session)))
                 })
                 .collect();
             let join = |(host, thread): (String, thread::ScopedJoinHandle<'_, anyhow::Result<Answer>>)| {
@@ -172,7 +172,7 @@ impl<'a> Agents<'a> {
             None => {
                 let host = self.hosts.iter().find(|it| it.name == host);
                 let host = host.ok_or_else(|| Error::usage("that host has no agent"))?;
-                Session::connect(&target(self.state, host), Instant::now() + CONNECT)?
+                Session::connect(&target(self.state, host)?, Instant::now() + CONNECT)?
             }
         };
         let output = session.run(&format!("pgagent {words}"), b"", &mut |_| {}, ANSWER)?;

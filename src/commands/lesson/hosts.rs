@@ -76,7 +76,7 @@ impl<'a> Hosts<'a> {
     ) -> anyhow::Result<T> {
         let session = match self.sessions.remove(name) {
             Some(session) => session,
-            None => Session::connect(&target(&self.open.state, self.host(name)?), Instant::now() + CONNECT)?,
+            None => Session::connect(&target(&self.open.state, self.host(name)?)?, Instant::now() + CONNECT)?,
         };
         let done = work(&session)?;
         self.sessions.insert(name.to_owned(), session);

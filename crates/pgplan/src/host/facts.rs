@@ -59,6 +59,9 @@ pub struct Facts {
     pub reversed: BTreeSet<String>,
     /// Indexes of the handlers for which this host leads, of those that hosts take turns with.
     pub leads: BTreeSet<usize>,
+    /// Why roles do not want this host touched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<String>,
     /// Texts by path, of the files that differ; asked for apart, see [`HostPlan::unread`](super::HostPlan::unread).
     #[serde(skip)]
     pub texts: BTreeMap<String, String>,
@@ -133,6 +136,9 @@ pub fn script(rendered: &RenderedHost) -> String {
     for (index, task) in rendered.tasks.iter().enumerate() {
         let _ =
             writeln!(out, "(\n{}\n) >/dev/null 2>&1 </dev/null 9>&- && echo {index}", task.unless.trim_end());
+    }
+    for script in &rendered.refuse {
+        let _ = writeln!(out, "echo @refusals; (\n{}\n) 2>/dev/null </dev/null 9>&-", script.trim_end());
     }
     out.push_str("echo @end\n");
     out
@@ -233,6 +239,7 @@ pub fn parse(output: &str) -> Result<Facts, String> {
                 }
             }
             "leads" => facts.leads.extend(line.trim().parse::<usize>().ok()),
+            "refusals" => facts.refusals.push(diff::harmless(line.trim_end())),
             "done" => facts.done.extend(line.trim().parse::<usize>().ok()),
             _ => {}
         }
@@ -264,7 +271,10 @@ mod tests {
 
     #[test]
     fn handlers_that_are_due_and_their_order() {
-        let facts = parse("@boot\nb\nm\n@due\nrestart reversed\nreload \n@leads\n1\n@done\n@end\n").unwrap();
+        let text =
+            "@boot\nb\nm\n@due\nrestart reversed\nreload \n@leads\n1\n@done\n@refusals\nnot ours\n@end\n";
+        let facts = parse(text).unwrap();
+        assert_eq!(facts.refusals, ["not ours"]);
         assert_eq!(facts.due, ["reload", "restart"].map(str::to_owned).into());
         assert_eq!(facts.reversed, ["restart".to_owned()].into());
         assert_eq!(facts.leads, [1].into());
