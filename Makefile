@@ -59,7 +59,8 @@ verify-ha: setup-test guest
 	PGPROV_E2E_UNWATCHED=1 PGPROV_GUEST_DIR=$(CURDIR)/target/guest scripts/sandbox e2e -- scripts/e2e --campaign $(ARGS)
 
 # The end-to-end cases that take too long for every day. ARGS selects by name.
-verify-labs: setup-test guest
+verify-labs: guest
+	scripts/setup --no-start --test --vagrant
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
 	scripts/stock-image

@@ -2,6 +2,7 @@
 
 mod fault;
 mod ha;
+mod image;
 mod lesson;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fault::*;
 pub use ha::*;
+pub use image::*;
 pub use lesson::*;
 
 use crate::ui::{Color, Format};
@@ -114,6 +116,8 @@ pub enum Command {
     /// Build, list and remove images
     #[command(subcommand)]
     Image(Image),
+    /// Print the hosts of a topology as the Vagrantfile needs them
+    VagrantHosts(TopologyFile),
     /// Check this machine for everything that pgprov needs
     Doctor,
     /// Print the JSON Schema of topologies, for editors
@@ -505,45 +509,6 @@ pub struct Reset {
     pub lab: LabOption,
     /// Name of the checkpoint [default: ready, which `up` makes]
     pub name: Option<String>,
-}
-
-/// Verbs for images
-#[derive(Debug, Subcommand)]
-pub enum Image {
-    /// Build or download the image of a topology, or of a release, unless it is there
-    Build(ImageBuild),
-    /// List images, and the labs that use them
-    List,
-    /// Remove an image that no lab uses, from cache and pool, with its boot snapshots
-    Remove(ImageRemove),
-    /// Remove all images that no lab uses, except those that `up` would take next
-    Prune(ImagePrune),
-}
-
-/// Arguments of image prune
-#[derive(Args, Debug)]
-pub struct ImagePrune {
-    /// Also those that `up` would take next
-    #[arg(long)]
-    pub all: bool,
-}
-
-/// Arguments of image build
-#[derive(Args, Debug)]
-pub struct ImageBuild {
-    /// Topology file, or debian-13, or debian-12
-    #[arg(value_name = "TOPOLOGY|RELEASE", default_value = "debian-13")]
-    pub what: String,
-    /// Debian mirror to build from [default: the one this machine uses]
-    #[arg(long, value_name = "URL")]
-    pub mirror: Option<String>,
-}
-
-/// Arguments of image remove
-#[derive(Args, Debug)]
-pub struct ImageRemove {
-    /// Name as `image list` shows it
-    pub name: String,
 }
 
 /// Arguments of completion

@@ -24,6 +24,7 @@ pub mod ssh_config;
 pub mod status;
 pub mod suspend;
 pub mod up;
+pub mod vagrant;
 pub mod validate;
 pub mod watch;
 
@@ -60,6 +61,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
     let global = &cli.global;
     match cli.command {
         Command::Init(args) => init::run(ui, &args),
+        Command::VagrantHosts(args) => vagrant::run(ui, global, &args),
         Command::Validate(args) => validate::run(ui, global, &args),
         Command::Plan(args) => plan::run(ui, global, &args),
         Command::Diff(args) => diff::run(ui, global, &args.file),

@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::context::Assets;
 use crate::{
-    cli::{self, Global, ImageBuild, ImagePrune, ImageRemove},
+    cli::{self, Global, ImageBox, ImageBuild, ImagePrune, ImageRemove},
     error::{Error, Result},
-    image::{self, Artifact, Cache, Progress, Recipe, Source},
+    image::{self, Artifact, Cache, Progress, Recipe, Source, VagrantBox},
     libvirt::Libvirt,
     ui::{self, Line, Ui},
 };
@@ -39,6 +39,7 @@ pub struct Provided {
 pub fn run(ui: &Ui, global: &Global, args: &cli::Image) -> Result {
     match args {
         cli::Image::Build(args) => build(ui, global, args),
+        cli::Image::Box(args) => make_box(ui, global, args),
         cli::Image::List => list(ui, global),
         cli::Image::Remove(args) => remove(ui, global, args),
         cli::Image::Prune(args) => prune(ui, global, args),
@@ -47,17 +48,7 @@ pub fn run(ui: &Ui, global: &Global, args: &cli::Image) -> Result {
 
 fn build(ui: &Ui, global: &Global, args: &ImageBuild) -> Result {
     let assets = Assets::load(global)?;
-    let release =
-        [Release::Debian12, Release::Debian13].into_iter().find(|release| release.name() == args.what);
-    let image = match release {
-        Some(release) => topology::Image::Built { release, mirror: None },
-        None if !Path::new(&args.what).exists() => {
-            let message = format!("`{}` is neither a release nor a topology file", args.what);
-            return Err(Error::usage(message).hint("releases: debian-12, debian-13"));
-        }
-        None => assets.topology(ui, Path::new(&args.what))?.1.image,
-    };
-    let image = match (image, &args.mirror) {
+    let image = match (meant(ui, &assets, &args.what)?, &args.mirror) {
         (topology::Image::Built { release, mirror }, by_option) => {
             topology::Image::Built { release, mirror: by_option.clone().or(mirror) }
         }
@@ -68,6 +59,41 @@ fn build(ui: &Ui, global: &Global, args: &ImageBuild) -> Result {
         ui.out_json(&json!({"name": artifact.name, "disk": artifact.disk, "sha256": artifact.sha256}));
     } else {
         ui.out(&format!("image {} is there", artifact.name));
+    }
+    Ok(())
+}
+
+/// The image of a release or of a topology file.
+fn meant(ui: &Ui, assets: &Assets, what: &str) -> Result<topology::Image> {
+    let release = [Release::Debian12, Release::Debian13].into_iter().find(|release| release.name() == what);
+    match release {
+        Some(release) => Ok(topology::Image::Built { release, mirror: None }),
+        None if !Path::new(what).exists() => {
+            let message = format!("`{what}` is neither a release nor a topology file");
+            Err(Error::usage(message).hint("releases: debian-12, debian-13"))
+        }
+        None => Ok(assets.topology(ui, Path::new(what))?.1.image),
+    }
+}
+
+fn make_box(ui: &Ui, global: &Global, args: &ImageBox) -> Result {
+    let assets = Assets::load(global)?;
+    let image = meant(ui, &assets, &args.what)?;
+    if !matches!(image, topology::Image::Built { .. }) {
+        return Err(Error::usage("only images that pgprov builds can be boxes"));
+    }
+    let artifact = in_cache(ui, &assets, &image)?;
+    let made = VagrantBox::of(&artifact.name);
+    let catalog = made.write(&artifact, &args.out)?;
+    if ui.json() {
+        ui.out_json(&json!({"box": made.name, "version": made.version, "catalog": catalog}));
+    } else {
+        ui.out(&format!(
+            "box {} {} is made; take it with: vagrant box add {}",
+            made.name,
+            made.version,
+            catalog.display()
+        ));
     }
     Ok(())
 }
@@ -104,7 +130,8 @@ fn refuse_small_disk(disk: Bytes, artifact: &Artifact) -> Result {
         .hint(format!("make vm.disk {needed} or more; it is thin: unused space costs nothing")))
 }
 
-fn recipe(assets: &Assets, release: Release) -> Recipe {
+/// What the image of a release is built from.
+pub fn recipe(assets: &Assets, release: Release) -> Recipe {
     Recipe { release: release.name().to_owned(), packages: assets.roles.packages(release) }
 }
 

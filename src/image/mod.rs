@@ -21,6 +21,7 @@ mod error;
 mod kernel;
 mod recipe;
 mod tool;
+mod vagrant_box;
 
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub use cache::{Artifact, Cache};
 pub use download::{Format, Source, download};
 pub use error::Error;
 pub use recipe::{CMDLINE, RELEASES, Recipe};
+pub use vagrant_box::VagrantBox;
 
 /// What a build or a download is at; made for a progress line.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ mod secrets;
 mod snapshot;
 mod stock;
 mod suite;
+mod vagrant;
 mod verbs;
 
 use std::process::ExitCode;
@@ -145,6 +146,7 @@ const THOROUGH: &[Case] = &[
     Case::new("killed-while-copying-the-primary", |suite| {
         killed::at(suite, &Point::Said("s copy the data directory", 2500))
     }),
+    Case::new("vagrant-makes-the-machines", vagrant::makes_the_machines),
     Case::new("machines-become-a-lab", machines::become_a_lab),
     Case::new("stock-image-installs-packages-at-up", stock::installs_packages_at_up),
 ];

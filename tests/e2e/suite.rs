@@ -166,6 +166,11 @@ impl Suite {
         &self.pgprov
     }
 
+    /// Folder of the repository.
+    pub fn repository(&self) -> &Path {
+        &self.repository
+    }
+
     /// virsh with those arguments: what really exists.
     pub fn virsh<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Program {
         Program::new("virsh").args(["-q"]).args(args)

@@ -15,33 +15,34 @@ fn help_and_version() {
     Usage: pgprov [OPTIONS] <COMMAND>
 
     Commands:
-      init        Write a commented topology to start from
-      validate    Check a topology and report everything that is wrong with it
-      plan        Show what `up` would do; exit code 4 when there is something to do
-      diff        Show how installed files differ from rendered ones; exit code 4 when they do
-      up          Create a lab, or bring it in line with its topology
-      status      Show the hosts of a lab: roles, replication, lag
-      ssh         Log in to a host, or run a command on it
-      exec        Run a command on several hosts at once
-      psql        Run psql on a host
-      logs        Show the logs of a host
-      load        Put load on a lab with pgload, from its host with role `load`
-      render      Render all files of all hosts into a folder, without a lab
-      graph       Draw the lab
-      watch       Look at a lab as it lives, and break it with a key
-      ssh-config  Print an OpenSSH configuration for the hosts of a lab
-      suspend     Freeze a lab to disk, with its memory
-      resume      Wake a suspended lab
-      checkpoint  Save all hosts of a lab with their memory, to go back to
-      reset       Take a lab back to a checkpoint, whatever was done to it
-      fault       Break a host or the network on purpose, and heal it again
-      ha          Look at automatic failover, and steer it
-      lesson      Play lessons, which check themselves, and grade students
-      destroy     Take a lab away: its hosts, networks, disks and secrets, and nothing else
-      image       Build, list and remove images
-      doctor      Check this machine for everything that pgprov needs
-      schema      Print the JSON Schema of topologies, for editors
-      completion  Print a completion script for a shell
+      init           Write a commented topology to start from
+      validate       Check a topology and report everything that is wrong with it
+      plan           Show what `up` would do; exit code 4 when there is something to do
+      diff           Show how installed files differ from rendered ones; exit code 4 when they do
+      up             Create a lab, or bring it in line with its topology
+      status         Show the hosts of a lab: roles, replication, lag
+      ssh            Log in to a host, or run a command on it
+      exec           Run a command on several hosts at once
+      psql           Run psql on a host
+      logs           Show the logs of a host
+      load           Put load on a lab with pgload, from its host with role `load`
+      render         Render all files of all hosts into a folder, without a lab
+      graph          Draw the lab
+      watch          Look at a lab as it lives, and break it with a key
+      ssh-config     Print an OpenSSH configuration for the hosts of a lab
+      suspend        Freeze a lab to disk, with its memory
+      resume         Wake a suspended lab
+      checkpoint     Save all hosts of a lab with their memory, to go back to
+      reset          Take a lab back to a checkpoint, whatever was done to it
+      fault          Break a host or the network on purpose, and heal it again
+      ha             Look at automatic failover, and steer it
+      lesson         Play lessons, which check themselves, and grade students
+      destroy        Take a lab away: its hosts, networks, disks and secrets, and nothing else
+      image          Build, list and remove images
+      vagrant-hosts  Print the hosts of a topology as the Vagrantfile needs them
+      doctor         Check this machine for everything that pgprov needs
+      schema         Print the JSON Schema of topologies, for editors
+      completion     Print a completion script for a shell
 
     Options:
       -h, --help     Print help (see more with '--help')
