@@ -1,5 +1,6 @@
 //! The command line: types only. docs/cli.md is made from them.
 
+mod backup;
 mod fault;
 mod ha;
 mod image;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
+pub use backup::*;
 pub use fault::*;
 pub use ha::*;
 pub use image::*;
@@ -108,6 +110,9 @@ pub enum Command {
     /// Look at automatic failover, and steer it
     #[command(subcommand)]
     Ha(Ha),
+    /// Make backups, list them, and prove that they can be restored
+    #[command(subcommand)]
+    Backup(Backup),
     /// Play lessons, which check themselves, and grade students
     #[command(subcommand)]
     Lesson(Lesson),

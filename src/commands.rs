@@ -1,5 +1,6 @@
 //! One file a verb. Each gets the terminal, the global options and its arguments; none decides what a plan holds.
 
+pub mod backup;
 pub mod checkpoint;
 pub mod context;
 pub mod destroy;
@@ -82,6 +83,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Reset(args) => checkpoint::reset(ui, global, &args),
         Command::Fault(verb) => fault::run(ui, global, &verb),
         Command::Ha(verb) => ha::run(ui, global, &verb),
+        Command::Backup(verb) => backup::run(ui, global, &verb),
         Command::Lesson(verb) => lesson::run(ui, global, &verb),
         Command::Destroy(args) => destroy::run(ui, global, &args),
         Command::Image(args) => image::run(ui, global, &args),

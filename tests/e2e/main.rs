@@ -4,6 +4,7 @@
 //! the other, in the order of [`CASES`]; a lab that several of them use is brought up once, by the first one that
 //! needs it. Words on the command line select the cases whose name contains one of them.
 
+mod backup;
 mod change;
 mod checkpoint;
 mod command;
@@ -63,6 +64,10 @@ const CASES: &[Case] = &[
     Case::new("load-verify", load::verify),
     Case::new("lesson-spoilt", lessons::spoilt),
     Case::new("load-own-workload-is-retried", load::own_workload_is_retried),
+    Case::new("backup-cron-fires", backup::cron_fires_and_the_count_is_kept),
+    Case::new("backup-failures-leave-the-good-ones", backup::what_fails_leaves_the_good_ones),
+    Case::new("backup-dropped-table-is-restored", backup::a_dropped_table_is_restored),
+    Case::new("backup-entry-goes-with-its-key", backup::entry_goes_with_its_key),
     Case::new("image-in-use-is-not-removed", refused::image_in_use_is_not_removed),
     Case::new("too-little-memory-is-refused", refused::too_little_memory_is_refused),
     Case::new("too-small-pool-is-refused", refused::too_small_pool_is_refused),

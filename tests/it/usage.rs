@@ -36,6 +36,7 @@ fn help_and_version() {
       reset          Take a lab back to a checkpoint, whatever was done to it
       fault          Break a host or the network on purpose, and heal it again
       ha             Look at automatic failover, and steer it
+      backup         Make backups, list them, and prove that they can be restored
       lesson         Play lessons, which check themselves, and grade students
       destroy        Take a lab away: its hosts, networks, disks and secrets, and nothing else
       image          Build, list and remove images

@@ -1,6 +1,7 @@
 //! What a schema cannot say about a topology: hosts that follow nobody, addresses outside their subnet, settings that
 //! this PostgreSQL does not have. Everything is reported in one pass; what the schema has refused is not judged again.
 
+mod backup;
 mod hosts;
 mod network;
 mod postgres;
@@ -53,6 +54,7 @@ pub fn check_text(text: &str, known: &Known) -> Checked {
         network::check(&mut context);
         postgres::check(&mut context);
         settings::check(&mut context);
+        backup::check(&mut context);
     }
     loaded.findings = findings;
     let (topology, findings) = loaded.finish();

@@ -13,11 +13,13 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    cron::Cron,
     machines::Machine,
     size::{Bytes, GIB},
     subnet::Subnet,
     topology::{
-        Database, Failover, HbaRule, Image, Profile, Replication, ReplicationMode, Topology, User, Vm,
+        self, BackupSource, Database, Failover, HbaRule, Image, Profile, Replication, ReplicationMode,
+        Topology, User, Vm,
     },
 };
 
@@ -45,6 +47,8 @@ pub struct Lab {
     pub replication: Replication,
     /// Who promotes.
     pub failover: Failover,
+    /// What is saved when.
+    pub backup: Option<Backup>,
     /// The hosts in the order of the file.
     pub hosts: Vec<Host>,
 }
@@ -66,6 +70,22 @@ pub struct Postgres {
     pub hba: Vec<HbaRule>,
     /// Whether servers offer TLS and require it.
     pub tls: bool,
+}
+
+/// What is saved when, with everything filled in.
+#[derive(Clone, Debug, Serialize)]
+pub struct Backup {
+    /// When, as crontab(5) writes it.
+    pub interval_cron: Cron,
+    /// The longest time between two backups, in seconds.
+    pub interval_seconds: u64,
+    /// How many good ones are kept.
+    pub retention_count: u32,
+    /// Databases by name; empty: all.
+    pub databases: Vec<String>,
+    /// Which server is read.
+    #[serde(rename = "where")]
+    pub source: BackupSource,
 }
 
 /// A libvirt network of a lab.
@@ -177,6 +197,7 @@ pub fn derive(topology: &Topology, pins: &Pins) -> Lab {
         postgres: postgres(topology),
         replication: topology.replication.clone(),
         failover: topology.failover.clone(),
+        backup: topology.backup.as_ref().map(|spec| backup(topology, spec)),
         hosts,
     }
 }
@@ -265,6 +286,17 @@ fn postgres(topology: &Topology) -> Postgres {
         users,
         hba: spec.hba.clone(),
         tls: spec.tls,
+    }
+}
+
+fn backup(topology: &Topology, spec: &topology::Backup) -> Backup {
+    let of_topology = || topology.postgres.databases.iter().map(|database| database.name.clone()).collect();
+    Backup {
+        interval_cron: spec.interval_cron.clone(),
+        interval_seconds: spec.interval_cron.schedule().map_or(0, |schedule| schedule.longest_gap()),
+        retention_count: spec.retention_count,
+        databases: if spec.databases.is_empty() { of_topology() } else { spec.databases.clone() },
+        source: spec.source,
     }
 }
 

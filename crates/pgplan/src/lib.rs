@@ -12,6 +12,7 @@
 
 pub mod catalogue;
 pub mod check;
+pub mod cron;
 pub mod diff;
 pub mod digest;
 pub mod excerpt;

@@ -7,7 +7,7 @@
 //! - `users`: passwords and verifiers of the database roles, by name; `ca_certificate`; `tls.certificate`, `tls.key`;
 //! - `stock_image`: whether hosts start from an image that is not ours;
 //! - `own_vms`: whether hosts are VMs that pgprov makes, and not machines that were there before;
-//! - `postgres_hosts`: names of the hosts that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
+//! - `hosts_with`: names of the hosts by role; `postgres_hosts`: of those that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
 //! - `slot_names`: the replication slot of each host that runs PostgreSQL; `slot`: the one this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
 
@@ -275,6 +275,7 @@ impl Roles {
         globals.insert("primary", &lab.primary());
         let servers: Vec<&str> = lab.with_role(POSTGRES_ROLE).map(|host| host.name.as_str()).collect();
         globals.insert("postgres_hosts", &servers);
+        globals.insert("hosts_with", &self.hosts_with(lab));
         let slots: BTreeMap<&str, String> = servers.iter().map(|name| (*name, slot_name(name))).collect();
         globals.insert("slot_names", &slots);
         globals.insert("slot_prefix", SLOT_PREFIX);
@@ -282,6 +283,12 @@ impl Roles {
         globals.insert("own_vms", &!lab.is_on_machines());
         globals.insert("role_attributes", &RoleAttribute::ALL);
         lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect()
+    }
+
+    /// The hosts of every role that there is, those without any too.
+    fn hosts_with<'a>(&'a self, lab: &'a Lab) -> BTreeMap<&'a str, Vec<&'a str>> {
+        let hosts = |role: &'a str| lab.with_role(role).map(|host| host.name.as_str()).collect();
+        self.manifests.keys().map(|role| (role.as_str(), hosts(role))).collect()
     }
 
     fn render_host(

@@ -3,6 +3,8 @@
 //! Everything has a default except `lab` and `hosts`. What a type cannot say (two primaries, an address outside its
 //! subnet, an unknown setting) is in [`crate::check`].
 
+mod backup;
+
 use std::{borrow::Cow, collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use indexmap::IndexMap;
@@ -13,6 +15,7 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+pub use self::backup::{Backup, BackupSource};
 use crate::{
     size::{Bytes, GIB},
     subnet::Subnet,
@@ -56,6 +59,8 @@ pub struct Topology {
     /// Who promotes a standby when the primary is lost.
     #[serde(default)]
     pub failover: Failover,
+    /// Logical backups at fixed times; needs a host with role `backup`. Without this key there are none.
+    pub backup: Option<Backup>,
     /// The hosts, by name. Host names are unique in the lab and become its DNS names.
     #[schemars(extend(
         "minProperties" = 1,

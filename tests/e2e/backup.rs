@@ -1,0 +1,207 @@
+//! Backups: cron really fires, as many are kept as was said, what fails leaves the good ones, and what is lost comes back.
+
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    command::Program,
+    suite::{Lab, MAIN, Suite},
+};
+
+/// How many are kept here.
+const KEPT: usize = 2;
+/// Everything that has a name of a backup in the folder, good or not.
+const NAMES: &str = "ls /var/backups/pgbackup";
+const METRICS: &str = "/var/lib/pgbackup/metrics/pgbackup.prom";
+
+fn backup<'a>(lab: &Lab, verb: &str, rest: impl IntoIterator<Item = &'a str>) -> Program {
+    lab.suite.pgprov(["backup", verb, "--lab", lab.name, "-o", "json"]).args(rest).limit(120)
+}
+
+/// The main lab with other backups; without any when there is nothing to write.
+fn with_backup(suite: &Suite, key: Option<&str>) -> Result<PathBuf> {
+    let text = suite.repository_file("topologies/lab.yaml")?;
+    let old = text.lines().find(|line| line.starts_with("backup:")).context("expected `backup:`")?;
+    let edited = match key {
+        Some(key) => text.replace(old, key),
+        None => text.replace(old, "").replace(", backup]", "]"),
+    };
+    ensure!(edited != text, "expected another topology");
+    suite.file("backup.yaml", &edited)
+}
+
+fn metric(lab: &Lab, name: &str) -> Result<u64> {
+    let said = lab.exec("client", &format!("sed -n 's/^pg_backup_{name} //p' {METRICS}"))?;
+    said.parse().with_context(|| format!("expected a number as pg_backup_{name}, got {said:?}"))
+}
+
+/// The entry fires by itself, every minute as it says; and the count is kept.
+pub fn cron_fires_and_the_count_is_kept(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let none = backup(&lab, "list", []).ok()?.json()?;
+    ensure!(none["interval_cron"] == "0 */6 * * *", "expected what the topology says in {none:#}");
+    let file = with_backup(
+        suite,
+        Some(&format!("backup: {{ interval_cron: \"* * * * *\", retention_count: {KEPT} }}")),
+    )?;
+    lab.up(&file)?.exits(0)?;
+    let begun = Instant::now();
+    let fired = loop {
+        let list = backup(&lab, "list", []).ok()?.json()?;
+        if list["backups"].as_array().is_some_and(|all| !all.is_empty()) {
+            break list;
+        }
+        ensure!(begun.elapsed().as_secs() < 100, "expected cron to fire within 100 s, at last {list:#}");
+        thread::sleep(Duration::from_secs(2));
+    };
+    let first = &fired["backups"][0];
+    // Nobody but cron asked for it.
+    ensure!(first["server"] == "s", "expected it to be read from the standby: {first:#}");
+    // No more of them by themselves: the rest of this is about those made here.
+    lab.up(&lab.file)?.exits(0)?;
+    lab.exec(
+        "client",
+        &format!(
+            "sed -i 's/^BACKUP_RETENTION_COUNT=.*/BACKUP_RETENTION_COUNT={KEPT}/' /etc/pgbackup/environment"
+        ),
+    )?;
+    let mut last = Value::Null;
+    for _ in 0..KEPT {
+        last = backup(&lab, "now", []).ok()?.json()?;
+    }
+    let kept = lab.exec("client", NAMES)?;
+    ensure!(
+        kept.lines().count() == KEPT && kept.lines().last() == last["id"].as_str(),
+        "expected the last {KEPT}, up to {last:#}, got {kept}"
+    );
+    ensure!(metric(&lab, "retained")? == KEPT as u64 && metric(&lab, "last_exit_code")? == 0);
+    let log = lab.pgprov("logs", ["client", "--role", "backup"]).ok()?;
+    log.says(first["id"].as_str().unwrap_or_default()).map(drop)
+}
+
+/// However one fails, the good ones stay, nothing half made is left, and the metric is raised.
+pub fn what_fails_leaves_the_good_ones(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let good = lab.exec("client", NAMES)?;
+    ensure!(!good.is_empty(), "expected good ones of the case before");
+    let failures = metric(&lab, "failures_total")?;
+    let failed = |count: u64, status: u64| -> Result<()> {
+        let now = lab.exec("client", NAMES)?;
+        ensure!(now == good, "expected {good}, got {now}");
+        let seen = (metric(&lab, "failures_total")? - failures, metric(&lab, "last_exit_code")?);
+        ensure!(seen == (count, status), "expected {count} failures, the last with {status}, got {seen:?}");
+        Ok(())
+    };
+    let on_primary = |sql: &str| lab.psql("m", sql);
+
+    on_primary("alter database wms rename to elsewhere")?;
+    let gone = backup(&lab, "now", []).run();
+    on_primary("alter database elsewhere rename to wms")?;
+    gone?.exits(1)?.says("database \"wms\" does not exist")?;
+    failed(1, 12)?;
+
+    // Held by a lock, it is killed in the middle: pg_dump here, then the script itself, which can then say nothing.
+    let half_way = |what: &str| {
+        format!(
+            "cd /; runuser -u postgres -- psql -XAtqw -d \"host=m,s port=5432 user=postgres passfile=/etc/pgbackup/pgpass dbname=wms \
+             target_session_attrs=read-write sslmode=require\" -c 'begin; lock table held; select pg_sleep(20)' >/dev/null 2>&1 & holder=$!; \
+             sleep 2; /usr/local/sbin/pgbackup now >/tmp/said 2>&1 & script=$!; \
+             for try in $(seq 100); do test -e /var/backups/pgbackup/*.part/wms.dump && break; sleep 0.1; done; sleep 1; {what}; \
+             wait $script; echo $?; pkill -u postgres -x psql; pkill -u postgres -x pg_dump; wait; cat /tmp/said"
+        )
+    };
+    on_primary("create table held as select 1 as a")?;
+    let primary = "sed -i 's/^BACKUP_WHERE=.*/BACKUP_WHERE=primary/' /etc/pgbackup/environment";
+    lab.exec("client", primary)?;
+    let said = lab.exec("client", &half_way("pkill -9 -u postgres -x pg_dump"))?;
+    ensure!(said.starts_with("12\n"), "expected status 12: {said}");
+    failed(2, 12)?;
+    let said = lab.exec("client", &half_way("kill -9 $script"))?;
+    ensure!(said.starts_with("137"), "expected status 137: {said}");
+    on_primary("drop table held")?;
+    let (started, finished) =
+        (metric(&lab, "started_timestamp_seconds")?, metric(&lab, "finished_timestamp_seconds")?);
+    ensure!(started > finished, "expected it to be seen that it did not end: {started} and {finished}");
+
+    // The next one clears up, counts it, and finds too little space; then so little that pg_dump itself meets the end of it.
+    let fill = |free: u64| {
+        let script = format!(
+            "fallocate -l $(($(df --output=avail -B1 /var/backups | tail -n 1) - ({free} << 20))) /var/backups/filler"
+        );
+        lab.exec("client", &script)
+    };
+    fill(2)?;
+    let refused = backup(&lab, "now", []).run();
+    lab.exec("client", "rm /var/backups/filler")?;
+    refused?.exits(1)?.says("too little space")?;
+    failed(4, 11)?;
+    on_primary(
+        "create table much as select i, sha512(i::text::bytea) as noise from generate_series(1, 500000) i",
+    )?;
+    fill(20)?;
+    let full = backup(&lab, "now", []).run();
+    lab.exec("client", "rm /var/backups/filler")?;
+    on_primary("drop table much")?;
+    full?.exits(1)?.says("No space left on device")?;
+    failed(5, 12)
+}
+
+/// A table that is dropped comes back with its rows, which were counted before and after.
+pub fn a_dropped_table_is_restored(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let on_client = |sql: &str| lab.exec("client", &format!("psql -XAtqw service=lab-rw -c \"{sql}\""));
+    on_client(
+        "create table treasure (id int primary key, what text not null); create index on treasure (what); \
+         insert into treasure select i, 'coin ' || i from generate_series(1, 1234) i",
+    )?;
+    backup(&lab, "now", []).ok()?;
+    backup(&lab, "verify", []).ok()?;
+    on_client("drop table treasure")?;
+    let done = backup(&lab, "restore", ["--table", "public.treasure"]).ok()?.json()?;
+    let rows =
+        done["tables"].as_array().into_iter().flatten().find(|table| table["name"] == "public.treasure");
+    ensure!(rows.is_some_and(|table| table["rows"] == 1234), "expected 1234 rows in {done:#}");
+    let back = on_client(
+        "select count(*), min(what), (select count(*) from pg_indexes where tablename = 'treasure'), \
+         (select tableowner from pg_tables where tablename = 'treasure') from treasure",
+    )?;
+    ensure!(back == "1234|coin 1|2|wms", "expected the table as it was, got {back}");
+    backup(&lab, "restore", ["--table", "public.treasure"])
+        .run()?
+        .exits(2)?
+        .says("exists in database wms")?;
+    on_client("drop table treasure")?;
+    let left = lab.psql("m", "select count(*) from pg_database where datname like 'restore%'")?;
+    ensure!(left == "0", "expected the database that was restored into to be gone");
+    damage_is_noticed(&lab)
+}
+
+/// A byte that is another one makes a backup that must not be trusted.
+fn damage_is_noticed(lab: &Lab) -> Result<()> {
+    let newest = "cd /var/backups/pgbackup/$(ls /var/backups/pgbackup | tail -n 1)";
+    lab.exec(
+        "client",
+        &format!("{newest}; printf x | dd of=wms.dump bs=1 seek=3000 conv=notrunc status=none"),
+    )?;
+    backup(lab, "verify", []).run()?.exits(1)?.says("is damaged")?;
+    backup(lab, "restore", []).run()?.exits(1)?.says("is damaged").map(drop)
+}
+
+/// Without `backup:` there is neither entry nor script; what was saved stays.
+pub fn entry_goes_with_its_key(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let there = "ls /etc/cron.d/pgbackup /usr/local/sbin/pgbackup 2>/dev/null | wc -l";
+    ensure!(lab.exec("client", there)? == "2");
+    lab.up(&with_backup(suite, None)?)?.exits(0)?;
+    ensure!(lab.exec("client", there)? == "0", "expected the entry to be gone");
+    ensure!(!lab.exec("client", NAMES)?.is_empty(), "expected what was saved to stay");
+    lab.up(&lab.file)?.exits(0)?;
+    ensure!(lab.exec("client", there)? == "2", "expected the entry to be back");
+    lab.is_as_its_topology_says()
+}
