@@ -477,9 +477,9 @@ impl Pipeline {
                 answer
             }
         };
-        // A host that others wait for keeps its core until it is done; one that waits itself gives it to the next, after
-        // it did what needs no other host. One that was there before keeps its files until its turn: what it waits for
-        // may fail.
+        // A host that others wait for keeps its core until it is done, unless it needs them meanwhile; one that waits itself
+        // gives it to the next, after it did what needs no other host. One that was there before keeps its files until its
+        // turn: what it waits for may fail.
         let mut installed = 0;
         if !self.waits.is_empty() && self.fresh {
             let (fleet, line, rendered) = (Arc::clone(&self.fleet), self.line.clone(), self.rendered);
@@ -489,6 +489,9 @@ impl Pipeline {
         if !self.waits.is_empty() {
             drop(slot.take());
             self.line.now("waiting for its turn");
+        }
+        if self.fleet.hosts[self.rendered].together {
+            drop(slot.take());
         }
         for (name, receiver) in &mut self.waits {
             let end = receiver.wait_for(Option::is_some).await.map(|end| *end);

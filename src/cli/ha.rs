@@ -12,7 +12,7 @@ pub enum Ha {
     /// Say of each host why nothing moves, and which command helps
     Explain(LabArg),
     /// Let the standby take over in good order: nothing is lost, nothing has to be copied
-    Switchover(HaLab),
+    Switchover(HaSwitchover),
     /// Nobody is promoted and the primary goes on alone, for work on the standby, until it is switched off
     Maintenance(HaMaintenance),
     /// Make a host primary although acknowledged commits may be lost
@@ -22,6 +22,16 @@ pub enum Ha {
     /// The arbiter's record
     #[command(subcommand)]
     Arbiter(HaArbiter),
+    /// Patroni: give a replica a fresh copy of the leader's data
+    Reinit(HaRejoin),
+    /// Patroni: leave PostgreSQL alone until it is resumed; nobody takes over meanwhile
+    Pause(HaLab),
+    /// Patroni: take care of PostgreSQL again
+    Resume(HaLab),
+    /// Patroni: who led when, by timeline
+    History(LabArg),
+    /// Patroni: its dynamic configuration as it is in force
+    Show(LabArg),
 }
 
 /// Verbs for the arbiter
@@ -39,6 +49,20 @@ pub struct HaLab {
     /// The lab
     #[command(flatten)]
     pub lab: LabArg,
+    /// How long
+    #[command(flatten)]
+    pub wait: HaWait,
+}
+
+/// Arguments of ha switchover
+#[derive(Args, Debug)]
+pub struct HaSwitchover {
+    /// The lab
+    #[command(flatten)]
+    pub lab: LabArg,
+    /// Host to take over [default: the standby that can]
+    #[arg(long, value_name = "HOST")]
+    pub to: Option<String>,
     /// How long
     #[command(flatten)]
     pub wait: HaWait,

@@ -1,14 +1,18 @@
 //! `pgprov ha`: automatic failover from outside. Asks the agents on the hosts, and tells them what the operator wants.
 
 mod agents;
+mod hosts;
+mod patroni;
 mod show;
 
 use std::time::{Duration, Instant};
 
 use agents::{Agents, View, newest};
 
+use pgplan::topology::FailoverEngine;
+
 use crate::{
-    cli::{Global, Ha, HaArbiter, HaMaintenance, HaPromote, HaRejoin, HaWait, Switch},
+    cli::{Global, Ha, HaArbiter, HaMaintenance, HaPromote, HaRejoin, HaSwitchover, HaWait, Switch},
     commands::context::OpenLab,
     error::{Error, Kind, Result},
     ui::Ui,
@@ -23,37 +27,53 @@ const TURN: Duration = Duration::from_millis(300);
 /// There is no such lab, it has no agents, an agent refuses, or what was asked for did not happen in time.
 pub fn run(ui: &Ui, global: &Global, verb: &Ha) -> Result {
     let lab = match verb {
-        Ha::Status(lab) | Ha::Explain(lab) => &lab.lab,
-        Ha::Switchover(args) | Ha::Arbiter(HaArbiter::Replace(args) | HaArbiter::Adopt(args)) => {
-            &args.lab.lab
-        }
+        Ha::Status(lab) | Ha::Explain(lab) | Ha::History(lab) | Ha::Show(lab) => &lab.lab,
+        Ha::Switchover(args) => &args.lab.lab,
+        Ha::Arbiter(HaArbiter::Replace(args) | HaArbiter::Adopt(args))
+        | Ha::Pause(args)
+        | Ha::Resume(args) => &args.lab.lab,
         Ha::Maintenance(HaMaintenance { lab, .. })
         | Ha::Promote(HaPromote { lab, .. })
-        | Ha::Rejoin(HaRejoin { lab, .. }) => &lab.lab,
+        | Ha::Rejoin(HaRejoin { lab, .. })
+        | Ha::Reinit(HaRejoin { lab, .. }) => &lab.lab,
     };
     let (open, assets) = OpenLab::find(global, lab.as_deref())?;
+    if open.lab.failover.engine == FailoverEngine::Patroni {
+        return patroni::run(ui, &open, &assets, verb);
+    }
     let mut agents = Agents::of(&open, &assets)?;
     match verb {
         Ha::Status(_) => show::status(ui, &open.lab.name, &agents.ask()),
         Ha::Explain(_) => show::explain(ui, &agents.ask()),
-        Ha::Switchover(args) => switchover(ui, &mut agents, args.wait)?,
+        Ha::Switchover(args) => switchover(ui, &mut agents, args)?,
         Ha::Maintenance(args) => maintenance(ui, &mut agents, args)?,
         Ha::Promote(args) => promote(ui, &open, &mut agents, args)?,
         Ha::Rejoin(args) => rejoin(ui, &open, &mut agents, args)?,
         Ha::Arbiter(HaArbiter::Replace(args)) => arbiter(ui, &mut agents, "replace", args.wait)?,
         Ha::Arbiter(HaArbiter::Adopt(args)) => arbiter(ui, &mut agents, "adopt", args.wait)?,
+        Ha::Reinit(_) | Ha::Pause(_) | Ha::Resume(_) | Ha::History(_) | Ha::Show(_) => {
+            return Err(Error::usage("that is a word for Patroni, and this lab has pgagent").hint(
+                "there are `pgprov ha rejoin HOST`, `pgprov ha maintenance on` and `pgprov ha status`",
+            ));
+        }
     }
     Ok(())
 }
 
 /// The primary steps down for the standby, which has everything.
-fn switchover(ui: &Ui, agents: &mut Agents<'_>, wait: HaWait) -> Result {
+fn switchover(ui: &Ui, agents: &mut Agents<'_>, args: &HaSwitchover) -> Result {
+    let wait = args.wait;
     let views = agents.ask();
     let ready = |view: &&View| view.is("sync") && view.agent.as_ref().is_some_and(|agent| agent.open);
     let Some(from) = views.iter().find(ready).map(|view| view.host.clone()) else {
         let error = Error::failed("no primary has a standby that can take over");
         return Err(sentences(&views).into_iter().fold(error, Error::hint));
     };
+    if let Some(to) =
+        args.to.as_ref().filter(|to| !views.iter().any(|view| view.host == **to && view.is("standby")))
+    {
+        return Err(Error::usage(format!("{to} is not the standby of {from}")));
+    }
     let epoch = newest(&views).map_or(0, |record| record.epoch);
     let begun = Instant::now();
     let limit = begun + Duration::from_secs(wait.wait);

@@ -57,7 +57,7 @@ fn all_that_is_wrong_in_one_pass() {
     8 |   s: { roles: [postgre], follows: n }
       |                ^^^^^^^
       = did you mean `postgres`?
-      = roles: agent, arbiter, backup, base, client, load, postgres
+      = roles: agent, arbiter, backup, base, client, etcd, load, patroni, postgres
 
     lab.yaml:8:35: error: there is no host `n`
       |

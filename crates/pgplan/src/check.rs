@@ -4,6 +4,7 @@
 mod backup;
 mod hosts;
 mod network;
+mod patroni;
 mod postgres;
 mod settings;
 
@@ -55,6 +56,7 @@ pub fn check_text(text: &str, known: &Known) -> Checked {
         postgres::check(&mut context);
         settings::check(&mut context);
         backup::check(&mut context);
+        patroni::check(&mut context);
     }
     loaded.findings = findings;
     let (topology, findings) = loaded.finish();

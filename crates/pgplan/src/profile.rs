@@ -30,6 +30,8 @@ pub struct Setting {
     pub why: String,
     /// Whether a change needs a restart (context `postmaster`).
     pub restart: bool,
+    /// Whether the topology sets it for this host only.
+    pub own: bool,
 }
 
 /// What PostgreSQL templates see as `pg`.
@@ -102,6 +104,22 @@ fn tls_options(lab: &Lab) -> &'static str {
     if lab.postgres.tls { "sslmode=verify-full sslrootcert=/etc/pgprov/ca.crt" } else { "sslmode=prefer" }
 }
 
+/// Why a setting that stands under a host has its value.
+const OF_HOST: &str = "topology: settings of this host";
+
+/// Settings that an engine which owns replication sets itself.
+pub const ENGINE_SETTINGS: [&str; 9] = [
+    "listen_addresses",
+    "port",
+    "hot_standby",
+    "wal_log_hints",
+    "cluster_name",
+    "synchronous_standby_names",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target_timeline",
+];
+
 /// Computed settings, then the topology's, then the host's: a later one replaces an earlier one.
 fn settings(lab: &Lab, host: &Host) -> Vec<Setting> {
     let mut all: IndexMap<String, (String, String)> = IndexMap::new();
@@ -113,10 +131,10 @@ fn settings(lab: &Lab, host: &Host) -> Vec<Setting> {
     {
         all.insert(name.to_owned(), (value, why));
     }
-    let places = [
-        ("topology: postgres.settings", &lab.postgres.settings),
-        ("topology: settings of this host", &host.settings),
-    ];
+    if lab.failover.engine.owns_replication() {
+        all.retain(|name, _| !ENGINE_SETTINGS.contains(&name.as_str()));
+    }
+    let places = [("topology: postgres.settings", &lab.postgres.settings), (OF_HOST, &host.settings)];
     for (why, settings) in places {
         for (name, value) in settings {
             // PostgreSQL does not mind the case of a name; two lines for one setting would hide one of them.
@@ -128,6 +146,7 @@ fn settings(lab: &Lab, host: &Host) -> Vec<Setting> {
     all.into_iter()
         .map(|(name, (value, why))| Setting {
             restart: needs_restart(lab.postgres.version, &name),
+            own: why == OF_HOST,
             value: quote(&value),
             name,
             why,
@@ -233,6 +252,22 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
                 name,
                 limit.into(),
                 "topology: failover; a lost host is noticed as soon as the agent does".into(),
+            ));
+        }
+    }
+    if lab.failover.engine == FailoverEngine::Patroni {
+        // Patroni learns from the sender that a standby is gone, and then lets commits go on without it.
+        let limit = match lab.failover.rto {
+            Rto::Fast => "5s",
+            Rto::Norm => "10s",
+            Rto::Safe => "20s",
+            Rto::Wide => "30s",
+        };
+        for name in ["wal_sender_timeout", "wal_receiver_timeout"] {
+            settings.push((
+                name,
+                limit.into(),
+                "topology: failover.rto; how soon a lost host is noticed".into(),
             ));
         }
     }

@@ -96,6 +96,9 @@ pub struct RenderedHost {
     pub logs: Vec<(String, String)>,
     /// Hosts that must be ready before this one is configured.
     pub waits_for: Vec<String>,
+    /// Whether others have to be configured at the same time, for this one to become ready.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub together: bool,
 }
 
 /// A directory to make.
@@ -303,7 +306,8 @@ impl Roles {
         context.insert("pg", &profile::server(lab, host));
         context.insert("tls", &secrets.hosts.get(&host.name));
         context.insert("slot", &slot_name(&host.name));
-        context.insert("slots", &host.followers.iter().map(|name| slot_name(name)).collect::<Vec<_>>());
+        let slots = if lab.failover.engine.owns_replication() { &[][..] } else { &host.followers };
+        context.insert("slots", &slots.iter().map(|name| slot_name(name)).collect::<Vec<_>>());
         context.insert("kept_slots", &kept_slots(lab, host));
         let mut rendered = RenderedHost { host: host.name.clone(), ..RenderedHost::default() };
         rendered.sources = match &lab.image {
@@ -321,10 +325,11 @@ impl Roles {
             }
         }
         rendered.waits_for = Self::waits_for(lab, host, &manifests);
+        rendered.together = manifests.iter().any(|manifest| manifest.together);
         Ok(rendered)
     }
 
-    /// The roles of a host in order, each once and after those that it uses.
+    /// The roles of a host in order, each once, after those that it uses and those of the host that it comes after.
     fn of_host<'a>(&'a self, host: &'a Host) -> Result<Vec<&'a Manifest>, RenderError> {
         let (mut begun, mut all) = (BTreeSet::new(), Vec::new());
         for role in &host.roles {
@@ -346,21 +351,24 @@ impl Roles {
             cause: format!("no role `{name}`"),
         })?;
         if begun.insert(&manifest.role) {
-            for used in &manifest.uses {
-                self.collect(host, used, begun, all)?;
+            let earlier = manifest.after.iter().filter(|role| host.has_role(role));
+            for role in manifest.uses.iter().chain(earlier) {
+                self.collect(host, role, begun, all)?;
             }
             all.push(manifest);
         }
         Ok(())
     }
 
-    /// The upstream of a standby, and every other host with a role that one of ours comes after.
+    /// The upstream of a standby, unless the engine makes standbys when it is time, and every other host with a role that one
+    /// of ours comes after.
     fn waits_for(lab: &Lab, host: &Host, manifests: &[&Manifest]) -> Vec<String> {
         let after: BTreeSet<&str> =
             manifests.iter().flat_map(|manifest| manifest.after.iter().map(String::as_str)).collect();
+        let follows = host.follows.as_ref().filter(|_| !lab.failover.engine.owns_replication());
         let earlier = |other: &&Host| {
             let role = other.roles.iter().any(|role| after.contains(role.as_str()) && !host.has_role(role));
-            other.name != host.name && (role || host.follows.as_ref() == Some(&other.name))
+            other.name != host.name && (role || follows == Some(&other.name))
         };
         lab.hosts.iter().filter(earlier).map(|other| other.name.clone()).collect()
     }

@@ -24,9 +24,13 @@ pub struct Manifest {
     /// Roles that a host with this one has as well, applied before it.
     #[serde(default)]
     pub uses: Vec<String>,
-    /// Roles that must be ready on every other host that has them before this one is configured.
+    /// Roles that must be ready on every other host that has them, unless this host has them too, before this one is
+    /// configured; on this host they are applied before this one.
     #[serde(default)]
     pub after: Vec<String>,
+    /// Whether hosts with this role need each other before one of them is ready: none is held back until another one is done.
+    #[serde(default)]
+    pub together: bool,
     /// Debian packages by release; they are inside the image.
     #[serde(default)]
     #[schemars(extend("propertyNames" = {"enum": ["debian-12", "debian-13"]}))]

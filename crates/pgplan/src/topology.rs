@@ -325,9 +325,9 @@ pub enum ReplicationMode {
 pub struct Failover {
     /// The engine.
     pub engine: FailoverEngine,
-    /// How soon a failover should happen, for engine pgagent: the sooner, the shorter the disturbances that count as one.
+    /// How soon a failover should happen: the sooner, the shorter the disturbances that count as one.
     pub rto: Rto,
-    /// What to prefer when the primary has no standby, for engine pgagent; the words are Oracle Data Guard's.
+    /// What to prefer when the primary of a synchronous lab has no standby; the words are Oracle Data Guard's.
     pub durability: Durability,
 }
 
@@ -340,6 +340,16 @@ pub enum FailoverEngine {
     None,
     /// The agent of pgprov: a primary, a standby that follows it, and an arbiter. See docs/failover.md.
     Pgagent,
+    /// Patroni, with the hosts of role `etcd` as voters. See docs/patroni.md.
+    Patroni,
+}
+
+impl FailoverEngine {
+    /// Whether it makes standbys and their replication slots itself, and tells each server whom to follow: who `follows`
+    /// whom in the topology is then only how a lab begins.
+    pub fn owns_replication(self) -> bool {
+        self == Self::Patroni
+    }
 }
 
 /// One host: a VM with its roles.

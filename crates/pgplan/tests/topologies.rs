@@ -10,7 +10,7 @@ use pgplan::{
 };
 
 fn known() -> Known {
-    let roles = ["arbiter", "backup", "base", "client", "load", "monitor", "postgres"];
+    let roles = ["arbiter", "backup", "base", "client", "etcd", "load", "monitor", "postgres"];
     Known { roles: roles.map(|name| RoleInfo { name: name.to_owned() }).to_vec() }
 }
 

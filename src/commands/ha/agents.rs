@@ -1,34 +1,22 @@
 //! The agents of a lab: asking all of them at once, and telling one of them something.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use pgplan::lab::Host;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::hosts::Hosts;
 use crate::{
-    commands::context::{Assets, OpenLab, target},
+    commands::context::{Assets, OpenLab},
     error::{Error, Result},
-    ssh::{Session, Target},
-    state::LabState,
 };
 
 /// The file that makes a host one with an agent, whatever role brought it.
 const PROGRAM: &str = "/usr/local/sbin/pgagent";
-/// How long a host may take to connect; one that does not answer is part of the picture.
-const CONNECT: Duration = Duration::from_secs(6);
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// The hosts with an agent, and the connections to them.
-pub struct Agents<'a> {
-    state: &'a LabState,
-    hosts: Vec<&'a Host>,
-    sessions: BTreeMap<String, Session>,
-}
+/// The hosts with an agent.
+pub struct Agents<'a>(Hosts<'a>);
 
 /// What one host said.
 pub struct View {
@@ -122,44 +110,17 @@ impl<'a> Agents<'a> {
     /// # Errors
     /// It has none.
     pub fn of(open: &'a OpenLab, assets: &Assets) -> Result<Self> {
-        let rendered = open.rendered(assets)?;
-        let has_agent = |host: &&Host| {
-            let files = rendered.iter().find(|it| it.host == host.name).map(|it| it.files.as_slice());
-            files.unwrap_or_default().iter().any(|file| file.path == PROGRAM)
-        };
-        let hosts: Vec<&Host> = open.lab.hosts.iter().filter(has_agent).collect();
+        let hosts = Hosts::with_file(open, &open.rendered(assets)?, PROGRAM);
         if hosts.is_empty() {
             return Err(Error::usage(format!("lab {} has no automatic failover", open.lab.name))
                 .hint("its topology needs `failover: { engine: pgagent }`: see docs/failover.md"));
         }
-        Ok(Self { state: &open.state, hosts, sessions: BTreeMap::new() })
+        Ok(Self(hosts))
     }
 
     /// Asks all of them at once.
     pub fn ask(&mut self) -> Vec<View> {
-        let mut sessions = std::mem::take(&mut self.sessions);
-        let answers: Vec<(View, Option<Session>)> = thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .hosts
-                .iter()
-                .map(|host| {
-                    let target = target(self.state, host);
-                    let session = sessions.remove(&host.name);
-                    (host.name.clone(), scope.spawn(move || ask(&target?, session)))
-                })
-                .collect();
-            let join = |(host, thread): (String, thread::ScopedJoinHandle<'_, anyhow::Result<Answer>>)| {
-                let answer = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")));
-                view(host, answer)
-            };
-            threads.into_iter().map(join).collect()
-        });
-        let mut views = Vec::new();
-        for (view, session) in answers {
-            self.sessions.extend(session.map(|session| (view.host.clone(), session)));
-            views.push(view);
-        }
-        views
+        self.0.ask("pgagent status", ANSWER).into_iter().map(|(host, all)| view(host, all)).collect()
     }
 
     /// Tells the agent of a host something.
@@ -167,51 +128,20 @@ impl<'a> Agents<'a> {
     /// # Errors
     /// The host does not answer, or its agent refuses: its words.
     pub fn run(&mut self, host: &str, words: &str) -> Result {
-        let session = match self.sessions.remove(host) {
-            Some(session) => session,
-            None => {
-                let host = self.hosts.iter().find(|it| it.name == host);
-                let host = host.ok_or_else(|| Error::usage("that host has no agent"))?;
-                Session::connect(&target(self.state, host)?, Instant::now() + CONNECT)?
+        match self.0.run(host, &format!("pgagent {words}"), ANSWER) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let said = format!("{error:#}");
+                let said = said.trim_start_matches("error: ");
+                Err(Error::failed(format!("{host}: pgagent {words}: {said}")).hint("see: pgprov ha explain"))
             }
-        };
-        let output = session.run(&format!("pgagent {words}"), b"", &mut |_| {}, ANSWER)?;
-        self.sessions.insert(host.to_owned(), session);
-        if output.success() {
-            return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().trim_start_matches("error: ");
-        Err(Error::failed(format!("{host}: pgagent {words}: {said}")).hint("see: pgprov ha explain"))
     }
 }
 
-type Answer = (Session, anyhow::Result<Value>);
-
-fn ask(target: &Target, session: Option<Session>) -> anyhow::Result<Answer> {
-    let session = match session {
-        Some(session) => session,
-        None => Session::connect(target, Instant::now() + CONNECT)?,
-    };
-    let output = session.run("pgagent status", b"", &mut |_| {}, ANSWER)?;
-    let answer = if output.success() {
-        Ok(serde_json::from_slice(&output.stdout)?)
-    } else {
-        let said = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("error: ").to_owned();
-        Err(anyhow::anyhow!("{said}"))
-    };
-    Ok((session, answer))
-}
-
-fn view(host: String, answer: anyhow::Result<Answer>) -> (View, Option<Session>) {
-    let (session, all) = match answer {
-        Ok((session, all)) => (Some(session), all),
-        Err(error) => (None, Err(error)),
-    };
-    let parsed = all.and_then(|all| Ok((Agent::deserialize(&all)?, all)));
-    let view = match parsed {
+fn view(host: String, all: anyhow::Result<Value>) -> View {
+    match all.and_then(|all| Ok((Agent::deserialize(&all)?, all))) {
         Ok((agent, all)) => View { host, agent: Some(agent), all: Some(all), error: None },
         Err(error) => View { host, agent: None, all: None, error: Some(format!("{error:#}")) },
-    };
-    (view, session)
+    }
 }

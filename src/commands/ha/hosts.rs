@@ -1,0 +1,112 @@
+//! Hosts of a lab that have an engine of failover: asking all of them at once, and telling one of them something.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use pgplan::{lab::Host, render::RenderedHost};
+use serde_json::Value;
+
+use crate::{
+    commands::context::{OpenLab, target},
+    ssh::{Session, Target},
+    state::LabState,
+};
+
+/// How long a host may take to connect; one that does not answer is part of the picture.
+const CONNECT: Duration = Duration::from_secs(6);
+
+/// The hosts, and the connections to them.
+pub struct Hosts<'a> {
+    state: &'a LabState,
+    hosts: Vec<&'a Host>,
+    sessions: BTreeMap<String, Session>,
+}
+
+type Answer = (Session, anyhow::Result<Value>);
+
+impl<'a> Hosts<'a> {
+    /// The hosts that have a file, whatever role brought it.
+    pub fn with_file(open: &'a OpenLab, rendered: &[RenderedHost], path: &str) -> Self {
+        let has_file = |host: &&Host| {
+            let files = rendered.iter().find(|it| it.host == host.name).map(|it| it.files.as_slice());
+            files.unwrap_or_default().iter().any(|file| file.path == path)
+        };
+        let hosts = open.lab.hosts.iter().filter(has_file).collect();
+        Self { state: &open.state, hosts, sessions: BTreeMap::new() }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Runs a command on all of them at once, which answers with JSON.
+    pub fn ask(&mut self, command: &str, limit: Duration) -> Vec<(String, anyhow::Result<Value>)> {
+        let mut sessions = std::mem::take(&mut self.sessions);
+        let answers: Vec<(String, anyhow::Result<Answer>)> = thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .hosts
+                .iter()
+                .map(|host| {
+                    let target = target(self.state, host);
+                    let session = sessions.remove(&host.name);
+                    (host.name.clone(), scope.spawn(move || ask(&target?, session, command, limit)))
+                })
+                .collect();
+            let join = |(host, thread): (String, thread::ScopedJoinHandle<'_, anyhow::Result<Answer>>)| {
+                let answer = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")));
+                (host, answer)
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let keep = |(host, answer): (String, anyhow::Result<Answer>)| match answer {
+            Ok((session, all)) => {
+                self.sessions.insert(host.clone(), session);
+                (host, all)
+            }
+            Err(error) => (host, Err(error)),
+        };
+        answers.into_iter().map(keep).collect()
+    }
+
+    /// Runs a command on one of them; what it says on stdout.
+    ///
+    /// # Errors
+    /// The host does not answer, or the command fails: its words, of stderr or else of stdout.
+    pub fn run(&mut self, host: &str, command: &str, limit: Duration) -> anyhow::Result<String> {
+        let session = match self.sessions.remove(host) {
+            Some(session) => session,
+            None => {
+                let host = self.hosts.iter().find(|it| it.name == host);
+                let host = host.ok_or_else(|| anyhow::anyhow!("it takes no part in the failover"))?;
+                Session::connect(&target(self.state, host)?, Instant::now() + CONNECT)?
+            }
+        };
+        let output = session.run(command, b"", &mut |_| {}, limit)?;
+        self.sessions.insert(host.to_owned(), session);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let (said, complaint) = (text(&output.stdout), text(&output.stderr));
+        match output.success() {
+            true => Ok(said),
+            false => Err(anyhow::anyhow!("{}", if complaint.is_empty() { said } else { complaint })),
+        }
+    }
+}
+
+fn ask(target: &Target, session: Option<Session>, command: &str, limit: Duration) -> anyhow::Result<Answer> {
+    let session = match session {
+        Some(session) => session,
+        None => Session::connect(target, Instant::now() + CONNECT)?,
+    };
+    let output = session.run(command, b"", &mut |_| {}, limit)?;
+    let answer = if output.success() {
+        serde_json::from_slice(&output.stdout).map_err(anyhow::Error::from)
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("error: ").to_owned();
+        Err(anyhow::anyhow!("{said}"))
+    };
+    Ok((session, answer))
+}

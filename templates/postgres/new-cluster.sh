@@ -1,0 +1,16 @@
+rm -rf {{ pg.data }}.new
+install -d -o postgres -g postgres -m 0700 {{ pg.data }}.new
+cd /
+# Our images have the result of initdb, to be copied under a new system identifier.
+if [ -d /usr/lib/pgprov/postgres/{{ pg.version }} ]; then
+  {{ pg.as_postgres }} /usr/lib/pgprov/new-cluster {{ pg.version }} {{ pg.data }}.new
+else
+  {{ pg.as_postgres }} {{ pg.bin }}/initdb -D {{ pg.data }}.new --data-checksums --encoding=UTF8 --locale=C.UTF-8 \
+    --auth-local=peer --auth-host=scram-sha-256
+fi
+{% if lab.failover.engine == "patroni" %}{% include "patroni/first-start.sh" %}{% endif -%}
+# A power cut after this must find all of it: what is in the directory first, then its name.
+sync -f {{ pg.data }}.new
+[ ! -d {{ pg.data }} ] || rmdir {{ pg.data }}
+mv {{ pg.data }}.new {{ pg.data }}
+sync -f {{ pg.data }}
