@@ -1,10 +1,10 @@
 //! A lab that stands is kept in line with its topology, with as little as is needed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use crate::suite::{Lab, MAIN, PAIR, Suite, host};
+use crate::suite::{Lab, MAIN, PAIR, Suite, UP_LIMIT, host};
 
 /// When the server started and when it last read its configuration.
 const TIMES: &str = "select pg_postmaster_start_time(), pg_conf_load_time()";
@@ -149,9 +149,13 @@ pub fn unreachable_host_is_left_out(suite: &Suite) -> Result<()> {
 pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&PAIR)?;
     let text = std::fs::read_to_string(&lab.file)?;
-    let file = suite.file("cascade.yaml", &format!("{text}  far: {{ roles: [postgres], follows: s }}\n"))?;
+    let more =
+        format!("{text}  far: {{ roles: [postgres], follows: s }}\n  visitor: {{ roles: [client] }}\n");
+    let file = suite.file("cascade.yaml", &more)?;
     let before = others(&lab)?;
     lab.up(&file)?.exits(0)?;
+    let found = lab.exec("visitor", "psql -XAtqw service=pair-rw -c 'select 1'")?;
+    ensure!(found == "1", "expected the new client to find the primary, it says {found}");
     lab.streams("m", "far", "down the cascade")?;
     let sender = "select application_name || ' ' || state from pg_stat_replication";
     lab.psql_becomes("s", sender, "far streaming")?;
@@ -161,7 +165,7 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
 
     // It is told to follow m while it streams from s: the slot that it uses there goes all the same.
-    let direct = suite.file("direct.yaml", &format!("{text}  far: {{ roles: [postgres], follows: m }}\n"))?;
+    let direct = suite.file("direct.yaml", &more.replace("follows: s }", "follows: m }"))?;
     lab.up(&direct)?.exits(0)?;
     suite.pgprov(["plan"]).args([&direct]).ok()?.says("nothing to do")?;
     lab.streams("m", "far", "straight from m")?;
@@ -176,6 +180,9 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     let slots = [lab.psql("m", SLOTS)?, lab.psql("s", SLOTS)?];
     ensure!(slots == ["pgprov_s", "pgprov_far"], "expected the slots of the cascade, got {slots:?}");
 
+    no_mixture_when_killed(suite, &lab, &more)?;
+    lab.up(&file)?.exits(0)?;
+
     let refused = lab.up(&lab.file)?.exits(2)?.says("destroy far and its disk")?.says("--yes")?;
     ensure!(
         lab.psql("far", "select pg_is_in_recovery()")? == "t",
@@ -183,14 +190,49 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     );
     lab.psql("s", "select pg_create_physical_replication_slot('mine')")?;
     suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).ok()?;
-    let left: Vec<String> = suite.everything()?.into_iter().filter(|name| name.contains("far")).collect();
-    ensure!(left.is_empty(), "expected nothing of far, found {left:?}");
+    let gone = |name: &String| name.contains("far") || name.contains("visitor");
+    let left: Vec<String> = suite.everything()?.into_iter().filter(gone).collect();
+    ensure!(left.is_empty(), "expected nothing of far and visitor, found {left:?}");
     let slots = lab.psql("s", SLOTS)?;
     ensure!(slots == "mine", "expected s to have no slot but the one that is not ours, it has {slots}");
     lab.psql("s", "select pg_drop_replication_slot('mine')")?;
     let now = others(&lab)?;
     ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
     lab.is_as_its_topology_says()
+}
+
+/// `up` is killed while it applies an edit that changes two files on three hosts: each host has both or none of them.
+fn no_mixture_when_killed(suite: &Suite, lab: &Lab, text: &str) -> Result<()> {
+    let mut whole = Vec::new();
+    for attempt in 0..4 {
+        let (setting, address) = (format!("{}MB", 11 + attempt), format!("192.0.2.{attempt}/32"));
+        let edit =
+            format!("postgres:\n  settings: {{ work_mem: {setting} }}\n  hba: [{{ address: {address} }}]\n");
+        let file = suite.file("three.yaml", &text.replace("postgres:\n", &edit))?;
+        let mut up = suite.pgprov(["up"]).args([&file]).limit(UP_LIMIT).start()?;
+        up.wait_until(|up| up.stderr().contains("applying"))?;
+        thread::sleep(Duration::from_millis(200 * attempt));
+        up.kill()?;
+        up.wait()?;
+        for host in ["m", "s", "far"] {
+            // What was begun there ends by itself, when it finds nobody to tell.
+            let look = format!(
+                "flock -w 20 /run/pgprov.lock true; cd {CONF}/..; grep -c -F '{setting}' conf.d/10-reload.conf; grep -c -F '{address}' pg_hba.conf; true"
+            );
+            let seen = lab.exec(host, &look)?;
+            ensure!(
+                seen == "0\n0" || seen == "1\n1",
+                "expected both files or none on {host}, killed after {attempt}: {seen:?}"
+            );
+            whole.push(seen == "1\n1");
+        }
+        lab.up(&file)?.exits(0)?;
+        for host in ["m", "s", "far"] {
+            ensure!(lab.psql(host, "show work_mem")? == setting, "expected work_mem {setting} on {host}");
+        }
+    }
+    ensure!(whole.contains(&false), "expected to kill it before all hosts had their files");
+    Ok(())
 }
 
 /// What shows that m and s were neither restarted nor rebooted.

@@ -82,6 +82,14 @@ pub fn split_brain(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&HOT)?;
     play(&lab, "split-brain", &["--reset"], 300)?.held()?;
     lab.is_as_its_topology_says()?;
+    suite.pgprov(["destroy", "--yes", HOT.name]).limit(120).ok()?;
+    suite.forget(&HOT);
+    Ok(())
+}
+
+/// Lessons that are shipped say what a student has forgotten.
+pub fn shipped_spoilt(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&HOT)?;
     for spoilt in &SPOILT_SHIPPED {
         let (name, text) = spoilt.lesson;
         ensure!(text.contains(spoilt.what), "expected `{}` in lesson {name}", spoilt.what);

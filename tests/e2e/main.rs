@@ -113,15 +113,10 @@ const CASES: &[Case] = &[
     Case::new("lesson-hot-standby", lessons::hot_standby),
     Case::new("lesson-split-brain", lessons::split_brain),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
-    Case::new("killed-while-applying-a-setting", killed::while_applying_a_setting),
     Case::new("killed-while-restarting", killed::while_restarting),
     Case::new("killed-destroy", killed::destroy),
-    Case::new("killed-while-copying-the-image", killed::while_copying_the_image),
     Case::new("killed-with-a-vm-defined", |suite| killed::at(suite, &Point::Definition("pair-m.xml"))),
     Case::new("killed-while-booting", |suite| killed::at(suite, &Point::Said("s waking up", 700))),
-    Case::new("killed-while-a-host-waits", |suite| {
-        killed::at(suite, &Point::Said("s waiting for its turn", 0))
-    }),
     Case::new("killed-while-starting-the-standby", |suite| {
         killed::at(suite, &Point::Said("s start PostgreSQL", 500))
     }),
@@ -135,6 +130,7 @@ const THOROUGH: &[Case] = &[
     Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),
+    Case::new("lesson-shipped-spoilt", lessons::shipped_spoilt),
     Case::new("lesson-student", lessons::played_by_a_student),
     Case::new("lesson-student-with-arbiter", lessons::arbiter_failover_by_a_student),
     Case::new("lesson-from-up", lessons::from_up),
@@ -143,6 +139,11 @@ const THOROUGH: &[Case] = &[
     Case::new("killed-with-a-network-only", |suite| {
         killed::at(suite, &Point::Definition("networks/pgprov-pair-data.xml"))
     }),
+    Case::new("killed-while-copying-the-image", killed::while_copying_the_image),
+    Case::new("killed-while-a-host-waits", |suite| {
+        killed::at(suite, &Point::Said("s waiting for its turn", 0))
+    }),
+    Case::new("killed-while-applying-a-setting", killed::while_applying_a_setting),
     Case::new("killed-while-installing-files", |suite| killed::at(suite, &Point::Said("m applying", 400))),
     Case::new("killed-while-making-the-data-directory", |suite| {
         killed::at(suite, &Point::Said("m make the data directory", 2000))
