@@ -20,6 +20,7 @@ mod load;
 mod machines;
 mod neighbours;
 mod objects;
+mod patroni;
 mod refused;
 mod restart;
 mod secrets;
@@ -128,6 +129,10 @@ const CASES: &[Case] = &[
 /// instead.
 const THOROUGH: &[Case] = &[
     Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
+    Case::new("patroni-leader-is-lost", patroni::leader_is_lost),
+    Case::new("patroni-faults", patroni::faults),
+    Case::new("patroni-settings", patroni::settings),
+    Case::new("patroni-replica-comes-and-goes", patroni::replica_comes_and_goes),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),
     Case::new("lesson-shipped-spoilt", lessons::shipped_spoilt),

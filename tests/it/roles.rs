@@ -98,3 +98,54 @@ fn its_scripts_are_shell() {
         }
     }
 }
+
+/// The PATCH for Patroni's dynamic configuration, with jq as hosts have it: what differs is set, what was applied and is no
+/// longer wanted goes, what somebody else made stays, and once it was applied there is nothing to do.
+#[test]
+fn dynamic_configuration_is_merged_three_ways() {
+    let program = include_str!("../../templates/patroni/merge.jq");
+    let program: String =
+        program.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+    let merge = |mode: &str, live: &str, wanted: &str| {
+        let output = Command::new("jq")
+            .args([
+                "-nrc",
+                "--arg",
+                "mode",
+                mode,
+                "--argjson",
+                "live",
+                live,
+                "--argjson",
+                "wanted",
+                wanted,
+                &program,
+            ])
+            .output()
+            .expect("jq, which `scripts/setup --test` installs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let wanted = r#"{"ttl": 30, "postgresql": {"parameters": {"work_mem": "8MB", "auto_explain.x": "1"}}}"#;
+    let live = r#"{"ttl": 30, "loop_wait": 9, "postgresql": {"parameters": {"work_mem": "4MB", "jit": "off", "theirs": "1"}},
+        "pgprov": {"applied": [["ttl"], ["loop_wait"], ["postgresql", "parameters", "work_mem"],
+            ["postgresql", "parameters", "jit"], ["postgresql", "parameters", "gone"]]}}"#;
+    assert_snapshot!(merge("lines", live, wanted), @r"
+    ~ postgresql.parameters.work_mem: 4MB -> 8MB
+    + postgresql.parameters.auto_explain.x = 1
+    - loop_wait (9)
+    - postgresql.parameters.jit (off)
+    ");
+    let patch: serde_json::Value = serde_json::from_str(&merge("patch", live, wanted)).unwrap();
+    assert_eq!(
+        patch,
+        serde_json::json!({
+            "loop_wait": null,
+            "postgresql": { "parameters": { "work_mem": "8MB", "auto_explain.x": "1", "jit": null } },
+            "pgprov": { "applied": [["ttl"], ["postgresql", "parameters", "work_mem"], ["postgresql", "parameters", "auto_explain.x"]] },
+        })
+    );
+    let applied = r#"{"ttl": 30, "postgresql": {"parameters": {"work_mem": "8MB", "auto_explain.x": "1", "theirs": "1"}},
+        "pgprov": {"applied": [["ttl"], ["postgresql", "parameters", "work_mem"], ["postgresql", "parameters", "auto_explain.x"]]}}"#;
+    assert_eq!(merge("patch", applied, wanted), "{}\n");
+}

@@ -11,6 +11,7 @@
 //! - `slot_names`: the replication slot of each host that runs PostgreSQL; `slot`: the one this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
 
+mod order;
 mod text;
 
 use std::{
@@ -22,7 +23,10 @@ use std::{
 use serde::Serialize;
 use tera::{Context, ErrorKind, Span, Tera};
 
-use self::text::{header, hosts_lines, kept_slots, sources};
+use self::{
+    order::{deadlock, waits_for},
+    text::{header, hosts_lines, kept_slots, sources},
+};
 use crate::{
     digest,
     finding::{self, Finding},
@@ -285,7 +289,13 @@ impl Roles {
         globals.insert("stock_image", &matches!(lab.image, Image::Stock(_)));
         globals.insert("own_vms", &!lab.is_on_machines());
         globals.insert("role_attributes", &RoleAttribute::ALL);
-        lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect()
+        let hosts: Result<Vec<_>, _> =
+            lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect();
+        let hosts = hosts?;
+        match deadlock(&hosts) {
+            Some(error) => Err(error),
+            None => Ok(hosts),
+        }
     }
 
     /// The hosts of every role that there is, those without any too.
@@ -324,7 +334,7 @@ impl Roles {
                 scope.add_role(manifest, &mut rendered)?;
             }
         }
-        rendered.waits_for = Self::waits_for(lab, host, &manifests);
+        rendered.waits_for = waits_for(lab, host, &manifests);
         rendered.together = manifests.iter().any(|manifest| manifest.together);
         Ok(rendered)
     }
@@ -358,19 +368,6 @@ impl Roles {
             all.push(manifest);
         }
         Ok(())
-    }
-
-    /// The upstream of a standby, unless the engine makes standbys when it is time, and every other host with a role that one
-    /// of ours comes after.
-    fn waits_for(lab: &Lab, host: &Host, manifests: &[&Manifest]) -> Vec<String> {
-        let after: BTreeSet<&str> =
-            manifests.iter().flat_map(|manifest| manifest.after.iter().map(String::as_str)).collect();
-        let follows = host.follows.as_ref().filter(|_| !lab.failover.engine.owns_replication());
-        let earlier = |other: &&Host| {
-            let role = other.roles.iter().any(|role| after.contains(role.as_str()) && !host.has_role(role));
-            other.name != host.name && (role || follows == Some(&other.name))
-        };
-        lab.hosts.iter().filter(earlier).map(|other| other.name.clone()).collect()
     }
 }
 

@@ -229,3 +229,43 @@ fn roles_use_roles() {
     let bad = Roles::parse(&sources(&[role("one", "uses: [gone]\n")])).err().unwrap();
     assert_eq!(bad[0].1[0].message, "uses: there is no role `gone`");
 }
+
+/// On one host a role comes after those that it is `after`, whatever the order of the topology.
+#[test]
+fn hosts_that_need_each_other_do_not_wait_for_each_other() {
+    let sources = Sources {
+        roles: [
+            ("base.yaml", "role: base\nsummary: s\n"),
+            (
+                "vote.yaml",
+                "role: vote\nsummary: s\ntogether: true\nfiles: [{ path: /etc/vote, content: v }]\n",
+            ),
+            (
+                "server.yaml",
+                "role: server\nsummary: s\nafter: [vote]\nfiles: [{ path: /etc/server, content: s }]\n",
+            ),
+            ("user.yaml", "role: user\nsummary: s\nafter: [server]\n"),
+        ]
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        .into(),
+        ..Sources::default()
+    };
+    let roles = Roles::parse(&sources).unwrap();
+    let rendered = |hosts: &str| {
+        let (topology, _) =
+            schema::load::<Topology>(&format!("lab: x\nhosts: {{ {hosts} }}"), Limits::default()).finish();
+        let lab = lab::derive(&topology.unwrap(), &Pins::new());
+        roles.render(&lab, &masked(&lab))
+    };
+    let hosts = rendered("a: { roles: [server, vote] }, b: { roles: [vote] }, c: { roles: [user] }").unwrap();
+    let paths: Vec<&str> = hosts[0].files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["/etc/vote", "/etc/server"]);
+    assert!(hosts[0].together && hosts[0].waits_for.is_empty() && !hosts[2].together);
+    assert_eq!(hosts[2].waits_for, ["a"]);
+    let error = rendered("a: { roles: [server, vote] }, b: { roles: [vote, user] }").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rendering host b: it has a role that comes after those of a, and a needs it to become ready: give that role a host \
+         of its own"
+    );
+}

@@ -48,34 +48,48 @@ impl<'a> Drill<'a> {
     /// The lab does not come up or does not get in sync.
     pub fn begin(suite: &'a Suite) -> Result<Self> {
         let lab = suite.lab(&MAIN)?;
-        let mut drill = Drill { lab, macs: BTreeMap::new(), cuts: RefCell::default(), offset: 0.0 };
-        drill.bridge("delete table bridge drill").run()?;
-        drill.lab.pgprov("reset", []).limit(UP_LIMIT).ok()?;
+        lab.pgprov("reset", []).limit(UP_LIMIT).ok()?;
         // What watched the arguments of processes while the lab was made lives on in its checkpoint.
-        drill.lab.exec_everywhere("touch /run/e2e-stop")?;
-        for host in ["m", "s", "arbiter", "client"] {
-            let list = suite.virsh(["domiflist", &drill.lab.domain(host)]).ok()?;
-            let line = list.text().lines().find(|line| line.contains("-data"));
-            let mac = line.and_then(|line| line.split_whitespace().nth(4));
-            let mac = mac.with_context(|| format!("expected a data interface in\n{list}"))?;
-            drill.macs.insert(host.to_owned(), mac.to_owned());
-        }
+        lab.exec_everywhere("touch /run/e2e-stop")?;
+        let mut drill = Self::of(lab, &["m", "s", "arbiter", "client"])?;
         drill.until("m", &["sync"], 60)?;
         drill.until("s", &["standby"], 10)?;
         drill.load()?;
         Ok(drill)
     }
 
-    fn load(&mut self) -> Result<()> {
+    /// A lab with those hosts, m and s and client among them, as it is; nothing uses it yet.
+    ///
+    /// # Errors
+    /// A host has no interface on the data network.
+    pub fn of(lab: Lab<'a>, hosts: &[&str]) -> Result<Self> {
+        let mut drill = Drill { lab, macs: BTreeMap::new(), cuts: RefCell::default(), offset: 0.0 };
+        drill.bridge("delete table bridge drill").run()?;
+        for host in hosts {
+            let list = drill.lab.suite.virsh(["domiflist", &drill.lab.domain(host)]).ok()?;
+            let line = list.text().lines().find(|line| line.contains("-data"));
+            let mac = line.and_then(|line| line.split_whitespace().nth(4));
+            let mac = mac.with_context(|| format!("expected a data interface in\n{list}"))?;
+            drill.macs.insert((*host).to_owned(), mac.to_owned());
+        }
+        Ok(drill)
+    }
+
+    /// Starts the clients: a writer, and an observer of each database host.
+    ///
+    /// # Errors
+    /// The first of them gets nothing done.
+    pub fn load(&mut self) -> Result<()> {
+        let lab = self.lab.name;
         let script = format!(
             "rm -rf /tmp/drill && mkdir /tmp/drill && cat >/tmp/drill/loop.sh <<'END'\n{}END\n
-             psql -XAtqw service=lab-rw -c 'drop table if exists ledger, x; create table ledger(i bigint primary key)' &&
+             psql -XAtqw service={lab}-rw -c 'drop table if exists ledger, x; create table ledger(i bigint primary key)' &&
              run() {{
                setsid bash /tmp/drill/loop.sh /tmp/drill $1 $2 {TRIES} {SECONDS} \"$3\" psql \"$4\" >/dev/null 2>&1 </dev/null &
              }}
-             run writer 0.1 \"insert into ledger values (%) returning 'ok'\" 'service=lab-rw {CLIENT}'
+             run writer 0.1 \"insert into ledger values (%) returning 'ok'\" 'service={lab}-rw {CLIENT}'
              for host in m s; do
-               run $host 0.3 \"{ROLE}\" \"service=lab-rw host=$host target_session_attrs=any {CLIENT}\"
+               run $host 0.3 \"{ROLE}\" \"service={lab}-rw host=$host target_session_attrs=any {CLIENT}\"
              done
              date +%s.%N",
             ledger::LOOP
@@ -259,7 +273,7 @@ impl<'a> Drill<'a> {
         loop {
             let said = self.lab.exec(
                 "client",
-                &format!("psql -XAtqw 'service=lab-rw {CLIENT}' -c 'select 1' 2>&1 || true"),
+                &format!("psql -XAtqw 'service={}-rw {CLIENT}' -c 'select 1' 2>&1 || true", self.lab.name),
             )?;
             if said == "1" {
                 return Ok(());
@@ -293,9 +307,10 @@ impl<'a> Drill<'a> {
     fn ledger(&self) -> Result<Summary> {
         self.lab.exec("client", "cd /tmp/drill; touch stop writer.stop m.stop s.stop; sleep 2")?;
         let writer = self.tries("writer")?;
+        let select = "select i from ledger";
         let rows = self
             .lab
-            .exec("client", &format!("psql -XAtqw 'service=lab-rw {CLIENT}' -c 'select i from ledger'"))?;
+            .exec("client", &format!("psql -XAtqw 'service={}-rw {CLIENT}' -c '{select}'", self.lab.name))?;
         let rows = rows.lines().map(str::parse).collect::<Result<BTreeSet<u64>, _>>()?;
         ledger::verify(&writer, &rows)?;
         let summary = ledger::summary(&writer);

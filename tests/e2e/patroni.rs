@@ -1,0 +1,199 @@
+//! A lab under Patroni: two servers and an arbiter, each with a vote of etcd, and a client. The writer and the ledger are those of the other
+//! engine's drills.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    failover::drill::Drill,
+    suite::{Lab, Spec, Suite, Topology},
+};
+
+const LAB: Spec = Spec { name: "pat", topology: Topology::Text(TEXT) };
+const TEXT: &str = "lab: pat
+postgres:
+  databases: [{ name: app, owner: app }]
+replication: { mode: synchronous }
+failover: { engine: patroni, rto: norm }
+hosts:
+  m: { roles: [postgres, etcd] }
+  s: { roles: [postgres, etcd], follows: m }
+  arbiter: { roles: [etcd] }
+  client: { roles: [client] }
+";
+
+/// The longest that `rto: norm` predicts until another host leads, and what an emulated host adds.
+const FAILOVER: u64 = 44 + 30;
+/// A server that was away has to be started, rewound and caught up.
+const REJOIN: u64 = 150;
+
+const IN_SYNC: &str = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+
+/// The leader hands over; then the network of the new one is cut under load, the other one takes over, nothing acknowledged is
+/// lost, and the old leader rejoins by itself. In between the plan is empty, whoever leads.
+///
+/// # Errors
+/// The first of these that does not happen in time.
+pub fn leader_is_lost(suite: &Suite) -> Result<()> {
+    let drill = begin(suite)?;
+    drill.lab.is_as_its_topology_says()?;
+    drill.ha(&["switchover"]).limit(150).ok()?.says("s leads, m follows it")?;
+    drill.writes_go_on(20)?;
+    drill.lab.psql_becomes("s", IN_SYNC, "1")?;
+    drill.lab.is_as_its_topology_says()?;
+
+    drill.cable("s", "down")?;
+    becomes(&drill.lab, "m", "primary", FAILOVER)?;
+    drill.writes_go_on(20)?;
+    drill.cable("s", "up")?;
+    becomes(&drill.lab, "s", "replica", REJOIN)?;
+    drill.lab.psql_becomes("m", IN_SYNC, "1")?;
+    drill.writes_go_on(20)?;
+    drill.ha(&["history"]).ok()?.says("no recovery target specified")?;
+    drill.end(2).map(drop)
+}
+
+/// On the leader: PostgreSQL is killed, Patroni is stopped, the power is cut. And a replica gets a fresh copy.
+///
+/// # Errors
+/// An acknowledged row is lost, or the lab does not recover.
+pub fn faults(suite: &Suite) -> Result<()> {
+    let drill = begin(suite)?;
+    let leader = leads(&drill.lab, 5)?;
+    let postmaster = "/var/lib/postgresql/17/main/postmaster.pid";
+    drill.lab.exec(&leader, &format!("kill -KILL $(head -1 {postmaster})"))?;
+    drill.pause(2.0);
+    drill.writes_go_on(FAILOVER)?;
+    settled(&drill.lab, REJOIN)?;
+
+    let leader = leads(&drill.lab, 30)?;
+    let other = if leader == "m" { "s" } else { "m" };
+    drill.lab.exec(&leader, "systemctl kill -s STOP patroni")?;
+    becomes(&drill.lab, other, "primary", FAILOVER)?;
+    drill.writes_go_on(20)?;
+    drill.lab.exec(&leader, "systemctl kill -s CONT patroni")?;
+    becomes(&drill.lab, &leader, "replica", REJOIN)?;
+    settled(&drill.lab, 60)?;
+
+    drill.power_off(other)?;
+    becomes(&drill.lab, &leader, "primary", FAILOVER)?;
+    drill.writes_go_on(20)?;
+    drill.power_on(other)?;
+    becomes(&drill.lab, other, "replica", REJOIN)?;
+    settled(&drill.lab, 60)?;
+
+    drill.ha(&["reinit", other]).limit(200).ok()?.says("follows with a fresh copy")?;
+    drill.writes_go_on(20)?;
+    drill.lab.is_as_its_topology_says()?;
+    drill.end_frozen().map(drop)
+}
+
+/// Settings come, change and go by one PATCH; what somebody else made stays; a restart is rolled through.
+///
+/// # Errors
+/// A server has another value, or the plan is not empty at the end.
+pub fn settings(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&LAB)?;
+    settled(&lab, 60)?;
+    let file = |settings: &str| {
+        let text = TEXT.replacen("postgres:", &format!("postgres:\n  settings: {{ {settings} }}"), 1);
+        suite.file("pat-settings.yaml", &text)
+    };
+    let both = |sql: &str, wanted: &str| -> Result<()> {
+        ["m", "s"].iter().try_for_each(|host| lab.psql_becomes(host, sql, wanted))
+    };
+    let theirs = "patroni-lab rest PATCH /config '{\"postgresql\": {\"parameters\": {\"log_statement\": \"ddl\", \"work_mem\": \"2MB\"}}}'";
+    lab.exec("m", theirs)?;
+    let said = suite.pgprov(["plan"]).args([&lab.file]).run()?;
+    ensure!(said.code == Some(4), "expected drift:\n{said}");
+    said.says("~ postgresql.parameters.work_mem: 2MB -> 4MB")?;
+
+    lab.up(&file("work_mem: 7MB, log_min_duration_statement: 900ms, max_connections: 70")?)?.exits(0)?;
+    both("show work_mem", "7MB")?;
+    both("show log_min_duration_statement", "900ms")?;
+    both("show log_statement", "ddl")?;
+    both("show max_connections", "70")?;
+    lab.up(&file("work_mem: 8MB, max_connections: 65")?)?.exits(0)?;
+    both("show work_mem", "8MB")?;
+    both("show log_min_duration_statement", "-1")?;
+    both("show max_connections", "65")?;
+    lab.up(&lab.file)?.exits(0)?;
+    both("show work_mem", "4MB")?;
+    settled(&lab, 60)?;
+    lab.is_as_its_topology_says()
+}
+
+/// A replica without a vote is added, follows, and goes again.
+///
+/// # Errors
+/// It does not, or something of it stays.
+pub fn replica_comes_and_goes(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&LAB)?;
+    settled(&lab, 60)?;
+    let more = suite.file("pat-more.yaml", &format!("{TEXT}  t: {{ roles: [postgres], follows: m }}\n"))?;
+    lab.up(&more)?.exits(0)?;
+    becomes(&lab, "t", "replica", REJOIN)?;
+    suite.pgprov(["plan"]).args([&more]).ok()?.says("nothing to do")?;
+    suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).ok()?;
+    let begun = Instant::now();
+    while suite.pgprov(["ha", "status", lab.name]).ok()?.text().contains("\nt ") {
+        ensure!(begun.elapsed().as_secs() < FAILOVER, "expected t to leave the cluster");
+        thread::sleep(Duration::from_secs(1));
+    }
+    lab.is_as_its_topology_says()
+}
+
+/// The lab, in sync, with its clients.
+fn begin(suite: &Suite) -> Result<Drill<'_>> {
+    let mut drill = Drill::of(suite.lab(&LAB)?, &["m", "s", "client"])?;
+    settled(&drill.lab, 60)?;
+    drill.load()?;
+    Ok(drill)
+}
+
+/// What Patroni on a host says.
+fn member(lab: &Lab<'_>, host: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&lab.exec(host, "patroni-lab serves && patroni-lab status")?)?)
+}
+
+/// Waits until a host serves in that role.
+fn becomes(lab: &Lab<'_>, host: &str, role: &str, seconds: u64) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let seen = member(lab, host);
+        if seen.as_ref().is_ok_and(|seen| seen["role"] == role) {
+            return Ok(());
+        }
+        if begun.elapsed().as_secs() > seconds {
+            let log = lab.exec(host, "journalctl -q -o cat -n 30 -u patroni").unwrap_or_default();
+            bail!("expected {host} to be {role} within {seconds} s: {seen:?}\n{log}");
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Who leads.
+fn leads(lab: &Lab<'_>, seconds: u64) -> Result<String> {
+    let begun = Instant::now();
+    loop {
+        let leader =
+            ["m", "s"].into_iter().find(|host| member(lab, host).is_ok_and(|it| it["role"] == "primary"));
+        if let Some(host) = leader {
+            return Ok(host.to_owned());
+        }
+        ensure!(begun.elapsed().as_secs() < seconds, "expected m or s to lead within {seconds} s");
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Waits until one leads and the other one is its synchronous standby.
+fn settled(lab: &Lab<'_>, seconds: u64) -> Result<()> {
+    let leader = leads(lab, seconds)?;
+    becomes(lab, if leader == "m" { "s" } else { "m" }, "replica", seconds)?;
+    lab.psql_becomes(&leader, IN_SYNC, "1")
+}
