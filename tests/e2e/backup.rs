@@ -142,9 +142,10 @@ pub fn what_fails_leaves_the_good_ones(suite: &Suite) -> Result<()> {
     refused?.exits(1)?.says("too little space")?;
     failed(4, 11)?;
     on_primary(
-        "create table much as select i, sha512(i::text::bytea) as noise from generate_series(1, 500000) i",
+        "create table much as select i, sha512(i::text::bytea) as noise from generate_series(1, 60000) i",
     )?;
-    fill(20)?;
+    lab.exec("client", "sed -i 's/^BACKUP_RESERVE_MIB=.*/BACKUP_RESERVE_MIB=0/' /etc/pgbackup/environment")?;
+    fill(2)?;
     let full = backup(&lab, "now", []).run();
     lab.exec("client", "rm /var/backups/filler")?;
     on_primary("drop table much")?;

@@ -66,7 +66,6 @@ const CASES: &[Case] = &[
     Case::new("lesson-spoilt", lessons::spoilt),
     Case::new("load-own-workload-is-retried", load::own_workload_is_retried),
     Case::new("backup-cron-fires", backup::cron_fires_and_the_count_is_kept),
-    Case::new("backup-failures-leave-the-good-ones", backup::what_fails_leaves_the_good_ones),
     Case::new("backup-dropped-table-is-restored", backup::a_dropped_table_is_restored),
     Case::new("backup-entry-goes-with-its-key", backup::entry_goes_with_its_key),
     Case::new("image-in-use-is-not-removed", refused::image_in_use_is_not_removed),
@@ -128,6 +127,8 @@ const CASES: &[Case] = &[
 /// Cases that take long, or show from another side what a case above shows too, for `make verify`: `--thorough` runs these
 /// instead.
 const THOROUGH: &[Case] = &[
+    Case::new("backup-cron-fires", backup::cron_fires_and_the_count_is_kept),
+    Case::new("backup-failures-leave-the-good-ones", backup::what_fails_leaves_the_good_ones),
     Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
     Case::new("patroni-leader-is-lost", patroni::leader_is_lost),
     Case::new("patroni-faults", patroni::faults),
