@@ -217,7 +217,7 @@ fn no_mixture_when_killed(suite: &Suite, lab: &Lab, text: &str) -> Result<()> {
         for host in ["m", "s", "far"] {
             // What was begun there ends by itself, when it finds nobody to tell.
             let look = format!(
-                "flock -w 20 /run/pgprov.lock true; cd {CONF}/..; grep -c -F '{setting}' conf.d/10-reload.conf; grep -c -F '{address}' pg_hba.conf; true"
+                "flock -w 20 /run/pgprov.lock true; cd {CONF}/..; grep -c \"^work_mem = '{setting}'\" conf.d/10-reload.conf; grep -c -F '{address}' pg_hba.conf; true"
             );
             let seen = lab.exec(host, &look)?;
             ensure!(
