@@ -204,7 +204,7 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
 /// `up` is killed while it applies an edit that changes two files on three hosts: each host has both or none of them.
 fn no_mixture_when_killed(suite: &Suite, lab: &Lab, text: &str) -> Result<()> {
     let mut whole = Vec::new();
-    for attempt in 0..4 {
+    for attempt in [0, 2] {
         let (setting, address) = (format!("{}MB", 11 + attempt), format!("192.0.2.{attempt}/32"));
         let edit =
             format!("postgres:\n  settings: {{ work_mem: {setting} }}\n  hba: [{{ address: {address} }}]\n");

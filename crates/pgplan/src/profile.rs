@@ -239,6 +239,14 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         ("password_encryption", "scram-sha-256".into(), "passwords are never sent or kept in clear".into()),
         ("synchronous_standby_names", String::new(), "nobody waits for this host's standbys".into()),
         ("cluster_name", host.name.clone(), "shown in the titles of the processes".into()),
+        // By the kernel's clock: wal_sender_timeout goes by the wall clock, and misses it for as long as that was set back.
+        (
+            "tcp_keepalives_idle",
+            "5s".into(),
+            "a standby or client that lost its power is noticed within seconds".into(),
+        ),
+        ("tcp_keepalives_interval", "2s".into(), "see tcp_keepalives_idle".into()),
+        ("tcp_keepalives_count", "3".into(), "see tcp_keepalives_idle".into()),
     ];
     if lab.failover.engine == FailoverEngine::Pgagent {
         let limit = match lab.failover.rto {
