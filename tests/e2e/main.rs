@@ -89,7 +89,6 @@ const CASES: &[Case] = &[
     Case::new("swapped-host-is-noticed", identity::swapped_host_is_noticed),
     Case::new("two-labs-side-by-side", neighbours::two_labs_side_by_side),
     Case::new("cascaded-standby-comes-and-goes", change::cascaded_standby_comes_and_goes),
-    Case::new("memory-is-changed", restart::memory_is_changed),
     Case::new("one-of-two-labs-is-destroyed", neighbours::one_of_two_labs_is_destroyed),
     Case::new("strangers-are-left-alone", neighbours::strangers_are_left_alone),
     Case::new("boot-timeout-names-what-it-waited-for", refused::boot_timeout_names_what_it_waited_for),
@@ -140,6 +139,7 @@ const THOROUGH: &[Case] = &[
     Case::new("lesson-student", lessons::played_by_a_student),
     Case::new("lesson-student-with-arbiter", lessons::arbiter_failover_by_a_student),
     Case::new("lesson-from-up", lessons::from_up),
+    Case::new("memory-is-changed", restart::memory_is_changed),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("killed-with-secrets-only", |suite| killed::at(suite, &Point::State("secrets.json"))),
     Case::new("killed-with-a-network-only", |suite| {
