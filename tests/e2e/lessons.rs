@@ -122,9 +122,7 @@ pub fn arbiter_failover_by_a_student(suite: &Suite) -> Result<()> {
 /// Lessons on a lab that `up` has just made.
 pub fn from_up(suite: &Suite) -> Result<()> {
     for (spec, lesson) in [(&HOT, "split-brain"), (&MAIN, "arbiter-failover")] {
-        suite.pgprov(["destroy", "--all", "--yes"]).limit(180).ok()?;
-        suite.forget(&HOT);
-        suite.forget(&MAIN);
+        suite.destroy_all()?;
         play(&suite.lab(spec)?, lesson, &[], 500)?.held()?;
     }
     Ok(())

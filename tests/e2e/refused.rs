@@ -94,8 +94,8 @@ fn image_of(suite: &Suite, lab: &str) -> Result<String> {
 pub fn unused_image_is_removed(suite: &Suite) -> Result<()> {
     suite.lab(&PAIR)?;
     let image = image_of(suite, "pair")?;
-    suite.pgprov(["destroy", "pair", "--yes"]).limit(120).ok()?;
-    suite.forget(&PAIR);
+    // Those of other cases use it as well.
+    suite.destroy_all()?;
     nothing_left(suite, "pair")?;
     // Another cache: the user's own copy of the image is kept.
     let remove = suite.pgprov(["image", "remove", &image]).env("XDG_CACHE_HOME", suite.folder("cache")?);

@@ -299,6 +299,15 @@ impl Suite {
         self.labs.borrow_mut().remove(spec.name);
     }
 
+    /// Destroys all labs: who needs one makes it again.
+    ///
+    /// # Errors
+    /// That failed.
+    pub fn destroy_all(&self) -> Result<()> {
+        self.labs.borrow_mut().clear();
+        self.pgprov(["destroy", "--all", "--yes"]).limit(180).ok().map(drop)
+    }
+
     /// Everything that libvirt has, one line each: `domain lab-m`, `network pgprov-lab-data`, `volume pgprov/x`.
     pub fn everything(&self) -> Result<BTreeSet<String>> {
         let mut all = BTreeSet::new();
