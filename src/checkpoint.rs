@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock, durable,
+    every::every,
     execute::{self, MadeFrom, World},
     fault,
     libvirt::{self, Libvirt},
@@ -581,15 +582,9 @@ fn abandon(
 
 /// Does the same with every host at once, and tells which ones failed; what kind of failure it is, the first one says.
 fn each(hosts: &[&Host], work: impl Fn(&Host) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
-    let mut failed: Vec<(&str, anyhow::Error)> = thread::scope(|scope| {
-        let threads: Vec<_> =
-            hosts.iter().map(|host| (host.name.as_str(), scope.spawn(|| work(host)))).collect();
-        let join = |(name, thread): (_, thread::ScopedJoinHandle<'_, anyhow::Result<()>>)| {
-            let result = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")));
-            Some((name, result.err()?))
-        };
-        threads.into_iter().filter_map(join).collect()
-    });
+    let results = every(hosts, |host| work(host));
+    let failure = |(host, result): (&&Host, anyhow::Result<()>)| Some((host.name.clone(), result.err()?));
+    let mut failed: Vec<(String, anyhow::Error)> = hosts.iter().zip(results).filter_map(failure).collect();
     if failed.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,6 @@ use std::{
     fs,
     io::ErrorKind,
     path::PathBuf,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -21,7 +20,9 @@ use pgplan::{
 };
 
 use crate::{
-    clock, execute,
+    clock,
+    every::every,
+    execute,
     libvirt::Libvirt,
     ssh::{Session, Target, quote},
     state::LabState,
@@ -250,19 +251,8 @@ impl Hands<'_> {
     fn rewire(&self, fault: &Fault, records: &[Record]) -> anyhow::Result<()> {
         let faults: Vec<&Fault> = records.iter().map(|record| &record.fault).collect();
         let hosts: Vec<&Host> = fault.hosts().into_iter().filter_map(|name| self.lab.host(name)).collect();
-        let results: Vec<anyhow::Result<()>> = thread::scope(|scope| {
-            let rewire = |host: &&Host| {
-                let script = network_script(self.lab, host, &faults);
-                let name = host.name.clone();
-                scope.spawn(move || self.run(&name, &script))
-            };
-            let threads: Vec<_> = hosts.iter().map(rewire).collect();
-            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread of a host panicked")))
-            };
-            threads.into_iter().map(join).collect()
-        });
-        results.into_iter().collect()
+        let rewire = |host: &Host| self.run(&host.name, &network_script(self.lab, host, &faults));
+        every(hosts, rewire).into_iter().collect()
     }
 
     fn session(&self, host: &str) -> anyhow::Result<Session> {

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod connect;
 pub mod durable;
 pub mod error;
+pub mod every;
 pub mod execute;
 pub mod fault;
 pub mod files;

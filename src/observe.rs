@@ -19,6 +19,7 @@ use pgplan::{
 };
 
 use crate::{
+    every::every,
     libvirt::Libvirt,
     ssh::{self, Session, Target},
 };
@@ -147,25 +148,14 @@ pub fn all(
     hosts: &[Asked],
     limit: Duration,
 ) -> BTreeMap<String, anyhow::Result<Answer>> {
-    std::thread::scope(|scope| {
-        let asking: Vec<_> = hosts
-            .iter()
-            .map(|asked| {
-                let ask = move || {
-                    let target = &asked.target;
-                    if let Some(facts) = by_port(libvirt, asked) {
-                        return Ok(Answer { facts, target: target.clone(), session: OnceCell::new() });
-                    }
-                    let session = Session::connect(target, Instant::now() + limit)?;
-                    let facts = facts_and_details(&session, asked.rendered)?;
-                    Ok(Answer::new(target, session, facts))
-                };
-                (asked.rendered.host.clone(), scope.spawn(ask))
-            })
-            .collect();
-        let answer = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<Answer>>| {
-            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("asking the host panicked")))
-        };
-        asking.into_iter().map(|(name, thread)| (name, answer(thread))).collect()
-    })
+    let answers = every(hosts, |asked| {
+        let target = &asked.target;
+        if let Some(facts) = by_port(libvirt, asked) {
+            return Ok(Answer { facts, target: target.clone(), session: OnceCell::new() });
+        }
+        let session = Session::connect(target, Instant::now() + limit)?;
+        let facts = facts_and_details(&session, asked.rendered)?;
+        Ok(Answer::new(target, session, facts))
+    });
+    hosts.iter().map(|asked| asked.rendered.host.clone()).zip(answers).collect()
 }

@@ -133,14 +133,7 @@ impl Draft {
             return Err(Error::usage(message)
                 .hint("choose another `lab` name, or take it away before: pgprov destroy"));
         }
-        let (state, lock) = match mode {
-            Mode::DryRun => (known, None),
-            Mode::Apply { .. } | Mode::Restore => {
-                let state = LabState::create(&root, &topology.lab)?;
-                let lock = state.lock(what, LOCK)?;
-                (Some(state), Some(lock))
-            }
-        };
+        let (state, lock) = taken(known, &root, &topology.lab, mode, what)?;
         let mut lab = lab::derive(&topology, &Pins::new());
         lab.settle_on(&machines);
         let (secrets, _) = identity(state.as_ref(), mode, &lab)?;
@@ -186,14 +179,7 @@ impl Draft {
             refuse_orphans(&infra, None, &topology.lab)?;
             refuse_clashes(&infra, &lab::derive(&topology, &infra.pins()))?;
         }
-        let (state, lock) = match mode {
-            Mode::DryRun => (known, None),
-            Mode::Apply { .. } | Mode::Restore => {
-                let state = LabState::create(&root, &topology.lab)?;
-                let lock = state.lock(what, LOCK)?;
-                (Some(state), Some(lock))
-            }
-        };
+        let (state, lock) = taken(known, &root, &topology.lab, mode, what)?;
         // Another pgprov may have changed the lab while we waited for our turn.
         let infra = libvirt.observe(&topology.lab)?;
         refuse_orphans(&infra, state.as_ref(), &topology.lab)?;
@@ -558,6 +544,22 @@ impl Draft {
         let infra = self.vms().map(|vms| &vms.infra);
         status::collect(state, &self.fleet.lab, &self.fleet.hosts, infra, sessions)
     }
+}
+
+/// The state directory of a lab: made and locked where something may be made, as it is where nothing may.
+fn taken(
+    known: Option<LabState>,
+    root: &Path,
+    lab: &str,
+    mode: Mode,
+    what: &str,
+) -> Result<(Option<LabState>, Option<Lock>)> {
+    if mode == Mode::DryRun {
+        return Ok((known, None));
+    }
+    let state = LabState::create(root, lab)?;
+    let lock = state.lock(what, LOCK)?;
+    Ok((Some(state), Some(lock)))
 }
 
 /// Secrets and the login key of a lab: kept where something may be made, looked at where nothing may.

@@ -1,9 +1,6 @@
 //! `pgprov exec`: one command on several hosts at once.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use pgplan::lab::Host;
 use serde_json::json;
@@ -12,6 +9,7 @@ use super::context::{CONNECT, OpenLab, target};
 use crate::{
     cli::{Exec, Global},
     error::{Error, Result},
+    every::every,
     ssh::{Exit, Session},
     ui::Ui,
 };
@@ -34,27 +32,14 @@ pub fn run(ui: &Ui, global: &Global, args: &Exec) -> Result {
     };
     let command = args.command.join(" ");
     let limit = Duration::from_secs(args.timeout);
-    let outcomes: Vec<Outcome> = thread::scope(|scope| {
-        let run = |host: &Host| {
-            let target = target(&open.state, host);
-            let (command, name) = (command.as_str(), host.name.clone());
-            let thread = scope.spawn(move || {
-                let session = Session::connect(&target?, Instant::now() + CONNECT)?;
-                let output = session.run(command, b"", &mut |_| {}, limit)?;
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                anyhow::Ok((output.exit.clone(), text(&output.stdout), text(&output.stderr)))
-            });
-            (name, thread)
-        };
-        let threads: Vec<_> = hosts.iter().map(|host| run(host)).collect();
-        let join = |(host, thread): (String, thread::ScopedJoinHandle<'_, _>)| Outcome {
-            host,
-            result: thread
-                .join()
-                .unwrap_or_else(|_| Err(anyhow::anyhow!("the thread of this host panicked"))),
-        };
-        threads.into_iter().map(join).collect()
+    let results = every(&hosts, |host| {
+        let session = Session::connect(&target(&open.state, host)?, Instant::now() + CONNECT)?;
+        let output = session.run(&command, b"", &mut |_| {}, limit)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        anyhow::Ok((output.exit.clone(), text(&output.stdout), text(&output.stderr)))
     });
+    let outcome = |(host, result): (&&Host, _)| Outcome { host: host.name.clone(), result };
+    let outcomes: Vec<Outcome> = hosts.iter().zip(results).map(outcome).collect();
     print(ui, &outcomes);
     let failed: Vec<&str> = outcomes
         .iter()

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     cli::{Global, Status},
     error::Result,
+    every::every,
     libvirt::Libvirt,
     ssh::{Session, Target},
     state::LabState,
@@ -149,22 +149,13 @@ pub fn collect(
     infra: Option<&Infra>,
     mut sessions: BTreeMap<String, Session>,
 ) -> Vec<HostStatus> {
-    let answers: Answers = thread::scope(|scope| {
-        let runs = |host: &&Host| infra.is_none() || domain_state(infra, host) == Some(DomainState::Running);
-        let asked = lab.hosts.iter().filter(runs);
-        let threads: Vec<_> = asked
-            .map(|host| {
-                let target = target(state, host);
-                let mut session = sessions.remove(&host.name);
-                let scripts = scripts(rendered, &host.name);
-                (host.name.clone(), scope.spawn(move || ask(&target?, &mut session, scripts)))
-            })
-            .collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("panicked")))
-        };
-        threads.into_iter().map(|(name, thread)| (name, join(thread))).collect()
+    let runs = |host: &&Host| infra.is_none() || domain_state(infra, host) == Some(DomainState::Running);
+    let asked: Vec<&Host> = lab.hosts.iter().filter(runs).collect();
+    let sessions = asked.iter().map(|host| (*host, sessions.remove(&host.name)));
+    let said = every(sessions, |(host, mut session)| {
+        ask(&target(state, host)?, &mut session, scripts(rendered, &host.name))
     });
+    let answers: Answers = asked.iter().map(|host| host.name.clone()).zip(said).collect();
     of_hosts(lab, infra, &answers)
 }
 

@@ -4,11 +4,12 @@ use super::context::OpenLab;
 use crate::{
     cli::{Global, LabArg},
     error::{Error, Result},
+    every::every,
     execute,
     ui::Ui,
 };
 use pgplan::observed::DomainState;
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 const LOCK: Duration = Duration::from_secs(10);
 
@@ -76,11 +77,5 @@ pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
 
 /// Does the same with every host at once; the first failure is the result.
 fn each(hosts: &[&str], action: impl Fn(&str) -> Result + Sync) -> Result {
-    thread::scope(|scope| {
-        let threads: Vec<_> = hosts.iter().map(|host| scope.spawn(|| action(host))).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Result>| {
-            thread.join().unwrap_or_else(|_| Err(Error::failed("the thread of a host panicked")))
-        };
-        threads.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
-    })
+    every(hosts, |host| action(host)).into_iter().collect()
 }

@@ -129,7 +129,7 @@ fn only_the_root_package_reaches_machines() {
 /// The modules of `src`, one row a layer. A module uses modules of the rows above its own, and never one of its own
 /// row: adapters do not know each other, `execute` does not know commands, nothing but commands knows everything.
 const LAYERS: [&[&str]; 9] = [
-    &["clock", "durable", "markup"],
+    &["clock", "durable", "every", "markup"],
     &["files", "graph", "image", "lesson", "libvirt", "secrets", "ssh", "state"],
     &["error"],
     &["ui"],

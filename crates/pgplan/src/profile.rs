@@ -248,36 +248,9 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         ("tcp_keepalives_interval", "2s".into(), "see tcp_keepalives_idle".into()),
         ("tcp_keepalives_count", "3".into(), "see tcp_keepalives_idle".into()),
     ];
-    if lab.failover.engine == FailoverEngine::Pgagent {
-        let limit = match lab.failover.rto {
-            Rto::Fast => "3s",
-            Rto::Norm => "4s",
-            Rto::Safe => "10s",
-            Rto::Wide => "30s",
-        };
-        for name in ["wal_sender_timeout", "wal_receiver_timeout"] {
-            settings.push((
-                name,
-                limit.into(),
-                "topology: failover; a lost host is noticed as soon as the agent does".into(),
-            ));
-        }
-    }
-    if lab.failover.engine == FailoverEngine::Patroni {
-        // Patroni learns from the sender that a standby is gone, and then lets commits go on without it.
-        let limit = match lab.failover.rto {
-            Rto::Fast => "5s",
-            Rto::Norm => "10s",
-            Rto::Safe => "20s",
-            Rto::Wide => "30s",
-        };
-        for name in ["wal_sender_timeout", "wal_receiver_timeout"] {
-            settings.push((
-                name,
-                limit.into(),
-                "topology: failover.rto; how soon a lost host is noticed".into(),
-            ));
-        }
+    if let Some((limit, why)) = stream_timeout(lab) {
+        settings.push(("wal_sender_timeout", limit.into(), why.into()));
+        settings.push(("wal_receiver_timeout", limit.into(), why.into()));
     }
     let is_primary = host.follows.is_none();
     if is_primary && lab.synchronous() && !host.followers.is_empty() {
@@ -306,6 +279,32 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         ));
     }
     settings
+}
+
+/// How soon the two ends of a stream notice that the other one is lost, and why; PostgreSQL's own value when nobody takes over.
+fn stream_timeout(lab: &Lab) -> Option<(&'static str, &'static str)> {
+    Some(match (lab.failover.engine, lab.failover.rto) {
+        (FailoverEngine::None, _) => return None,
+        (FailoverEngine::Pgagent, rto) => (
+            match rto {
+                Rto::Fast => "3s",
+                Rto::Norm => "4s",
+                Rto::Safe => "10s",
+                Rto::Wide => "30s",
+            },
+            "topology: failover; a lost host is noticed as soon as the agent does",
+        ),
+        // Patroni learns from the sender that a standby is gone, and then lets commits go on without it.
+        (FailoverEngine::Patroni, rto) => (
+            match rto {
+                Rto::Fast => "5s",
+                Rto::Norm => "10s",
+                Rto::Safe => "20s",
+                Rto::Wide => "30s",
+            },
+            "topology: failover.rto; how soon a lost host is noticed",
+        ),
+    })
 }
 
 const LOG_DIRECTORY: &str = "/var/log/postgresql";

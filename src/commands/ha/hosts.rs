@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use crate::{
     commands::context::{OpenLab, target},
+    every::every,
     ssh::{Session, Target},
     state::LabState,
 };
@@ -46,30 +46,17 @@ impl<'a> Hosts<'a> {
     /// Runs a command on all of them at once, which answers with JSON.
     pub fn ask(&mut self, command: &str, limit: Duration) -> Vec<(String, anyhow::Result<Value>)> {
         let mut sessions = std::mem::take(&mut self.sessions);
-        let answers: Vec<(String, anyhow::Result<Answer>)> = thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .hosts
-                .iter()
-                .map(|host| {
-                    let target = target(self.state, host);
-                    let session = sessions.remove(&host.name);
-                    (host.name.clone(), scope.spawn(move || ask(&target?, session, command, limit)))
-                })
-                .collect();
-            let join = |(host, thread): (String, thread::ScopedJoinHandle<'_, anyhow::Result<Answer>>)| {
-                let answer = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")));
-                (host, answer)
-            };
-            threads.into_iter().map(join).collect()
-        });
-        let keep = |(host, answer): (String, anyhow::Result<Answer>)| match answer {
-            Ok((session, all)) => {
-                self.sessions.insert(host.clone(), session);
-                (host, all)
-            }
-            Err(error) => (host, Err(error)),
+        let asked: Vec<_> = self.hosts.iter().map(|host| (*host, sessions.remove(&host.name))).collect();
+        let state = self.state;
+        let answers = every(asked, |(host, session)| ask(&target(state, host)?, session, command, limit));
+        let keep = |(host, answer): (&&Host, anyhow::Result<Answer>)| {
+            let said = answer.and_then(|(session, said)| {
+                self.sessions.insert(host.name.clone(), session);
+                said
+            });
+            (host.name.clone(), said)
         };
-        answers.into_iter().map(keep).collect()
+        self.hosts.iter().zip(answers).map(keep).collect()
     }
 
     /// Runs a command on one of them; what it says on stdout.

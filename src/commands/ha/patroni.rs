@@ -266,9 +266,9 @@ fn sentences(cluster: &Cluster) -> Vec<String> {
     for member in &cluster.members {
         let Member { name, role, state, .. } = member;
         let next = match (member.is_well(), member.pending_restart) {
-            (_, true) => "; settings wait for a restart, next: pgprov up",
-            (true, false) => "",
-            (false, false) => "; when it stays so: pgprov ha reinit HOST",
+            (_, true) => "; settings wait for a restart, next: pgprov up".to_owned(),
+            (true, false) => String::new(),
+            (false, false) => format!("; when it stays so: pgprov ha reinit {name}"),
         };
         lines.push(ui::printable(&format!("{name} ({role}): {state}{next}")));
     }
@@ -345,7 +345,7 @@ mod tests {
                 "paused: nobody takes over; next: pgprov ha resume",
                 "m (leader): running; settings wait for a restart, next: pgprov up",
                 "s (sync_standby): streaming",
-                "t (replica): start failed; when it stays so: pgprov ha reinit HOST",
+                "t (replica): start failed; when it stays so: pgprov ha reinit t",
             ]
         );
     }
