@@ -131,6 +131,7 @@ const THOROUGH: &[Case] = &[
     Case::new("failover-load-goes-on-and-loses-nothing", load::goes_on_after_failover),
     Case::new("patroni-leader-is-lost", patroni::leader_is_lost),
     Case::new("patroni-faults", patroni::faults),
+    Case::new("patroni-times", patroni::times),
     Case::new("patroni-settings", patroni::settings),
     Case::new("patroni-replica-comes-and-goes", patroni::replica_comes_and_goes),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),

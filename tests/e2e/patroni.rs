@@ -1,5 +1,6 @@
 //! A lab under Patroni: two servers and an arbiter, each with a vote of etcd, and a client. The writer and the ledger are those of the other
 //! engine's drills.
+#![expect(clippy::print_stdout, reason = "one answer is a table")]
 
 use std::{
     thread,
@@ -10,7 +11,7 @@ use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    failover::drill::Drill,
+    failover::{drill::Drill, times::gap},
     suite::{Lab, Spec, Suite, Topology},
 };
 
@@ -58,7 +59,7 @@ pub fn leader_is_lost(suite: &Suite) -> Result<()> {
     drill.end(2).map(drop)
 }
 
-/// On the leader: PostgreSQL is killed, Patroni is stopped, the power is cut. And a replica gets a fresh copy.
+/// On the leader: PostgreSQL is killed, Patroni is frozen, the power is cut. And a replica gets a fresh copy.
 ///
 /// # Errors
 /// An acknowledged row is lost, or the lab does not recover.
@@ -73,11 +74,14 @@ pub fn faults(suite: &Suite) -> Result<()> {
 
     let leader = leads(&drill.lab, 30)?;
     let other = if leader == "m" { "s" } else { "m" };
+    // The watchdog resets the host: its PostgreSQL would go on to take clients, and never answer their commits.
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let before = drill.lab.exec(&leader, boot)?;
     drill.lab.exec(&leader, "systemctl kill -s STOP patroni")?;
     becomes(&drill.lab, other, "primary", FAILOVER)?;
     drill.writes_go_on(20)?;
-    drill.lab.exec(&leader, "systemctl kill -s CONT patroni")?;
     becomes(&drill.lab, &leader, "replica", REJOIN)?;
+    ensure!(drill.lab.exec(&leader, boot)? != before, "expected the watchdog to reset {leader}");
     settled(&drill.lab, 60)?;
 
     drill.power_off(other)?;
@@ -87,7 +91,7 @@ pub fn faults(suite: &Suite) -> Result<()> {
     becomes(&drill.lab, other, "replica", REJOIN)?;
     settled(&drill.lab, 60)?;
 
-    drill.ha(&["reinit", other]).limit(200).ok()?.says("follows with a fresh copy")?;
+    drill.ha(&["reinit", other, "--lab"]).limit(200).ok()?.says("follows with a fresh copy")?;
     drill.writes_go_on(20)?;
     drill.lab.is_as_its_topology_says()?;
     drill.end_frozen().map(drop)
@@ -146,6 +150,44 @@ pub fn replica_comes_and_goes(suite: &Suite) -> Result<()> {
         thread::sleep(Duration::from_secs(1));
     }
     lab.is_as_its_topology_says()
+}
+
+/// Each `rto`, the least and the most seconds that it predicts for this lab when the leader's network is lost.
+const PREDICTED: [(&str, f64, f64); 4] =
+    [("fast", 16.0, 34.0), ("norm", 26.0, 44.0), ("safe", 51.0, 84.0), ("wide", 101.0, 164.0)];
+
+/// How long clients cannot write when the network of the leader is cut, for each `rto`, as a table for docs/benchmarks.md.
+///
+/// # Errors
+/// An acknowledged row is lost, or the lab does not recover.
+pub fn times(suite: &Suite) -> Result<()> {
+    let mut rows = String::new();
+    let (drill, mut changes) = (begin(suite)?, 0);
+    for (rto, least, most) in PREDICTED {
+        let file = suite.file("pat-rto.yaml", &TEXT.replace("rto: norm", &format!("rto: {rto}")))?;
+        drill.lab.up(&file)?.exits(0)?;
+        settled(&drill.lab, REJOIN)?;
+        let leader = leads(&drill.lab, 30)?;
+        let other = if leader == "m" { "s" } else { "m" };
+        drill.pause(5.0);
+        let since = drill.now();
+        drill.cable(&leader, "down")?;
+        becomes(&drill.lab, other, "primary", 300)?;
+        drill.writes_go_on(60)?;
+        changes += 1;
+        let healed = Instant::now();
+        drill.cable(&leader, "up")?;
+        becomes(&drill.lab, &leader, "replica", 300)?;
+        settled(&drill.lab, 120)?;
+        let back = healed.elapsed().as_secs_f64();
+        let gap = gap(&drill.tries("writer")?, since);
+        rows.push_str(&format!("| `{rto}` | {least} to {most} | {gap:.1} | {back:.1} |\n"));
+    }
+    drill.end(changes)?;
+    println!(
+        "\n| rto | predicted, s | write gap, s | old leader in sync again, s |\n|---|---|---|---|\n{rows}"
+    );
+    Ok(())
 }
 
 /// The lab, in sync, with its clients.

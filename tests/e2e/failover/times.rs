@@ -82,7 +82,7 @@ fn of(suite: &Suite, rounds: usize, fault: fn(&Drill<'_>, &str, &str) -> Result<
 }
 
 /// The longest time between two acknowledgements of which the later one came after `since`.
-fn gap(tries: &[Try], since: f64) -> f64 {
+pub fn gap(tries: &[Try], since: f64) -> f64 {
     let ok: Vec<f64> = tries.iter().filter(|it| it.fate() == Fate::Ok).map(|it| it.end).collect();
     ok.windows(2).filter(|pair| pair[1] >= since).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
 }
