@@ -69,7 +69,8 @@ verify-labs: guest
 bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each
 	$(MAKE) verify-ha ARGS=times PGPROV_ROUNDS=$(or $(ROUNDS),20)
 
-bench: build image
+bench: build image ## labs against bare VMs, ansible and Vagrant; ARGS: render, up, ansible, vagrant
+	scripts/setup --no-start --vagrant --ansible
 	$(CARGO) bench --locked --no-run --bench labs
 	scripts/sandbox bench -- scripts/bench $(ARGS)
 

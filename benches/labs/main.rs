@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod bare;
+mod peers;
 
 use std::{
     path::{Path, PathBuf},
@@ -45,12 +46,18 @@ fn main() -> anyhow::Result<()> {
     }
     let pgprov = PathBuf::from(std::env::var_os("PGPROV").context("PGPROV must name the program")?);
     let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name == part);
     if wanted("render") {
         render()?;
     }
     if wanted("up") {
         up(&pgprov, rounds())?;
+    }
+    if wanted("ansible") {
+        peers::edits(&pgprov)?;
+    }
+    if wanted("vagrant") {
+        peers::machines(&pgprov)?;
     }
     Ok(())
 }
