@@ -64,6 +64,7 @@ verify-labs: guest
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
 	scripts/stock-image
+	scripts/compose
 	scripts/sandbox e2e -- scripts/e2e --thorough $(ARGS)
 
 bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each

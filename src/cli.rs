@@ -1,6 +1,7 @@
 //! The command line: types only. docs/cli.md is made from them.
 
 mod backup;
+mod dashboard;
 mod fault;
 mod ha;
 mod image;
@@ -13,6 +14,7 @@ use clap_complete::Shell;
 use serde::{Deserialize, Serialize};
 
 pub use backup::*;
+pub use dashboard::*;
 pub use fault::*;
 pub use ha::*;
 pub use image::*;
@@ -113,6 +115,9 @@ pub enum Command {
     /// Make backups, list them, and prove that they can be restored
     #[command(subcommand)]
     Backup(Backup),
+    /// Look at a lab that is watched, without Grafana
+    #[command(subcommand)]
+    Dashboard(Dashboard),
     /// Play lessons, which check themselves, and grade students
     #[command(subcommand)]
     Lesson(Lesson),

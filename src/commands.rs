@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod checkpoint;
 pub mod context;
+pub mod dashboard;
 pub mod destroy;
 pub mod diff;
 pub mod doctor;
@@ -84,6 +85,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::Fault(verb) => fault::run(ui, global, &verb),
         Command::Ha(verb) => ha::run(ui, global, &verb),
         Command::Backup(verb) => backup::run(ui, global, &verb),
+        Command::Dashboard(verb) => dashboard::run(ui, global, &verb),
         Command::Lesson(verb) => lesson::run(ui, global, &verb),
         Command::Destroy(args) => destroy::run(ui, global, &args),
         Command::Image(args) => image::run(ui, global, &args),

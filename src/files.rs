@@ -18,6 +18,7 @@ const GUEST_PROGRAMS: [&str; 2] = ["pgagent", "pgload"];
 
 static ROLES: Dir = include_dir!("$CARGO_MANIFEST_DIR/roles");
 static TEMPLATES: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates");
+static DASHBOARDS: Dir = include_dir!("$CARGO_MANIFEST_DIR/dashboards");
 static LESSONS: Dir = include_dir!("$CARGO_MANIFEST_DIR/lessons");
 
 /// Reads roles and templates; files below `extra`/roles and `extra`/templates replace built-in ones of the same name.
@@ -47,10 +48,20 @@ pub fn lessons(extra: Option<&Path>) -> anyhow::Result<BTreeMap<String, String>>
     Ok(lessons)
 }
 
-/// Programs for hosts. Who does not need one does not miss it.
+/// The texts of all dashboards by name.
+pub fn dashboards() -> BTreeMap<String, String> {
+    let name = |path: String| Some(path.strip_suffix(".json")?.to_owned());
+    built_in(&DASHBOARDS).into_iter().filter_map(|(path, text)| Some((name(path)?, text))).collect()
+}
+
+/// What hosts get as it is: programs, of which who does not need one does not miss it, and dashboards.
 fn binaries() -> BTreeMap<String, Binary> {
     let read = |name: &str| Some(Binary(fs::read(guest_program(name)?).ok()?.into()));
-    GUEST_PROGRAMS.into_iter().filter_map(|name| Some((name.to_owned(), read(name)?))).collect()
+    let programs = GUEST_PROGRAMS.into_iter().filter_map(|name| Some((name.to_owned(), read(name)?)));
+    let dashboards = dashboards()
+        .into_iter()
+        .map(|(name, text)| (format!("dashboards/{name}.json"), Binary(text.into_bytes().into())));
+    programs.chain(dashboards).collect()
 }
 
 /// Where a program for hosts lies: in PGPROV_GUEST_DIR, or in `guest` beside this program or one folder above, where the build

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod connect;
+pub mod dashboard;
 pub mod durable;
 pub mod error;
 pub mod every;

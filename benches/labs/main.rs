@@ -137,8 +137,7 @@ fn render() -> anyhow::Result<()> {
             let topology = checked.topology.with_context(|| format!("{:?}", checked.findings))?;
             checks.push(begun.elapsed());
             let lab = lab::derive(&topology, &Pins::new());
-            let secrets =
-                Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
+            let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
             let rendered = roles.render(&lab, &secrets)?;
             let changes: usize = rendered.iter().map(|host| HostPlan::new(host, None).len()).sum();
             ensure!(changes > lab.hosts.len(), "a plan without changes");

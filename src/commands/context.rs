@@ -223,7 +223,7 @@ pub fn this_program(global: &Global) -> anyhow::Result<Command> {
 
 /// Secrets that are none, for files that are only looked at.
 pub fn masked(lab: &Lab) -> Secrets {
-    Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()))
+    Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()))
 }
 
 /// Where and how to reach a host over SSH.

@@ -17,7 +17,7 @@ use crate::{error::Result, secrets as vault, state::LabState};
 pub fn keep(state: &LabState, lab: &Lab) -> Result<Secrets> {
     let now = SystemTime::now();
     let (mut secrets, mut changed) = vault::Secrets::load_or_new(&state.secrets(), &lab.name, now)?;
-    for user in lab.database_users() {
+    for user in lab.passwords() {
         changed |= secrets.ensure_user(&user)?;
     }
     for host in &lab.hosts {

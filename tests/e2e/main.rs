@@ -18,6 +18,7 @@ mod killed;
 mod lessons;
 mod load;
 mod machines;
+mod monitoring;
 mod neighbours;
 mod objects;
 mod patroni;
@@ -134,6 +135,14 @@ const THOROUGH: &[Case] = &[
     Case::new("patroni-times", patroni::times),
     Case::new("patroni-settings", patroni::settings),
     Case::new("patroni-replica-comes-and-goes", patroni::replica_comes_and_goes),
+    Case::new("monitoring-every-panel-has-data", monitoring::every_panel_has_data),
+    Case::new("monitoring-user-may-only-look", monitoring::user_may_only_look),
+    Case::new("monitoring-files-are-valid", monitoring::files_are_valid),
+    Case::new("monitoring-alerts-fire-and-end", monitoring::alerts_fire_and_end),
+    Case::new("monitoring-goes-with-its-key", monitoring::goes_with_its_key),
+    Case::new("monitoring-is-off-without-its-key", monitoring::is_off_without_its_key),
+    Case::new("monitoring-agents-are-read", monitoring::agents_are_read),
+    Case::new("monitoring-patroni-is-read", monitoring::patroni_is_read),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),
     Case::new("lesson-shipped-spoilt", lessons::shipped_spoilt),

@@ -130,7 +130,7 @@ fn only_the_root_package_reaches_machines() {
 /// row: adapters do not know each other, `execute` does not know commands, nothing but commands knows everything.
 const LAYERS: [&[&str]; 9] = [
     &["clock", "durable", "every", "markup"],
-    &["files", "graph", "image", "lesson", "libvirt", "secrets", "ssh", "state"],
+    &["dashboard", "files", "graph", "image", "lesson", "libvirt", "secrets", "ssh", "state"],
     &["error"],
     &["ui"],
     &["cli", "connect", "machines", "observe", "snapshot"],

@@ -210,7 +210,7 @@ fn name_of(definition: &str) -> &str {
 /// The lab of topologies/lab.yaml, with every address derived.
 fn shipped_lab() -> Lab {
     let known = check::Known {
-        roles: ["arbiter", "backup", "client", "load", "postgres"]
+        roles: ["arbiter", "backup", "client", "load", "monitor", "postgres"]
             .map(|name| check::RoleInfo { name: name.to_owned() })
             .to_vec(),
     };

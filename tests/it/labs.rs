@@ -214,7 +214,7 @@ fn a_lab_with_roles_that_are_not_here() {
       |
     3 |   m: { roles: [postgres, heartbeat] }
       |                          ^^^^^^^^^
-      = roles: agent, arbiter, backup, base, client, etcd, load, patroni, postgres
+      = roles: agent, arbiter, backup, base, client, etcd, load, monitor, node-exporter, patroni, postgres, postgres-exporter
     hint: a lab with roles of its own needs the --assets that `up` had: set PGPROV_ASSETS
     ");
     home.write("course/roles/heartbeat.yaml", "role: heartbeat\nsummary: Beats.\n");

@@ -141,7 +141,7 @@ fn assets_that_cannot_be_used() {
     assert_snapshot!(home.run(&["render", "lab.yaml", "--assets", "course"]), @"
     exit 1
     -- stderr --
-    error: rendering /x of role watch on client: error: Variable `nobody` is not defined. Available variables: ca_certificate, host, hosts_with, kept_slots, lab, lab_hosts, own_vms, pg, postgres_hosts, primary, role_attributes, slot, slot_names, slot_prefix, slots, stock_image, tls, users
+    error: rendering /x of role watch on client: error: Variable `nobody` is not defined. Available variables: ca_certificate, host, hosts_with, kept_slots, lab, lab_hosts, own_vms, passwords, pg, postgres_hosts, primary, role_attributes, slot, slot_names, slot_prefix, slots, stock_image, tls, users
      --> __tera_one_off:1:4
       |
     1 | {{ nobody.name }}

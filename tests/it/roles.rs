@@ -36,7 +36,7 @@ fn rendered(home: &Home) -> Vec<RenderedHost> {
     let checked = check::check_text(&home.read("course/lab.yaml"), &known);
     assert_eq!(checked.findings, []);
     let lab = lab::derive(&checked.topology.unwrap(), &Pins::new());
-    let secrets = Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
+    let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
     roles.render(&lab, &secrets).unwrap()
 }
 

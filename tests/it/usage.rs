@@ -37,6 +37,7 @@ fn help_and_version() {
       fault          Break a host or the network on purpose, and heal it again
       ha             Look at automatic failover, and steer it
       backup         Make backups, list them, and prove that they can be restored
+      dashboard      Look at a lab that is watched, without Grafana
       lesson         Play lessons, which check themselves, and grade students
       destroy        Take a lab away: its hosts, networks, disks and secrets, and nothing else
       image          Build, list and remove images

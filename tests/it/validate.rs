@@ -31,7 +31,7 @@ fn all_that_is_wrong_in_one_pass() {
       |
     2 | flavour: big
       | ^^^^^^^
-      = allowed: lab, image, vm, network, management_network, postgres, replication, failover, backup, hosts
+      = allowed: lab, image, vm, network, management_network, postgres, replication, failover, backup, monitoring, hosts
 
     lab.yaml:3:7: error: unknown key `cpu` in `vm`
       |
@@ -57,7 +57,7 @@ fn all_that_is_wrong_in_one_pass() {
     8 |   s: { roles: [postgre], follows: n }
       |                ^^^^^^^
       = did you mean `postgres`?
-      = roles: agent, arbiter, backup, base, client, etcd, load, patroni, postgres
+      = roles: agent, arbiter, backup, base, client, etcd, load, monitor, node-exporter, patroni, postgres, postgres-exporter
 
     lab.yaml:8:35: error: there is no host `n`
       |

@@ -3,6 +3,7 @@
 
 mod backup;
 mod hosts;
+mod monitoring;
 mod network;
 mod patroni;
 mod postgres;
@@ -57,6 +58,7 @@ pub fn check_text(text: &str, known: &Known) -> Checked {
         settings::check(&mut context);
         backup::check(&mut context);
         patroni::check(&mut context);
+        monitoring::check(&mut context);
     }
     loaded.findings = findings;
     let (topology, findings) = loaded.finish();

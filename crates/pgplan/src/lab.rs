@@ -18,8 +18,8 @@ use crate::{
     size::{Bytes, GIB},
     subnet::Subnet,
     topology::{
-        self, BackupSource, Database, Failover, HbaRule, Image, Profile, Replication, ReplicationMode,
-        Topology, User, Vm,
+        self, BackupSource, Database, Failover, HbaRule, Image, Monitoring, MonitoringEngine, Profile,
+        Replication, ReplicationMode, Topology, User, Vm,
     },
 };
 
@@ -49,6 +49,8 @@ pub struct Lab {
     pub failover: Failover,
     /// What is saved when.
     pub backup: Option<Backup>,
+    /// Who watches.
+    pub monitoring: Option<Monitoring>,
     /// The hosts in the order of the file.
     pub hosts: Vec<Host>,
 }
@@ -150,6 +152,10 @@ pub struct Nic {
 pub const BASE_ROLE: &str = "base";
 /// The database role that standbys stream with.
 pub const REPLICATION_USER: &str = "replicator";
+/// The database role that monitoring reads with; it may look at statistics and nothing else.
+pub const MONITORING_USER: &str = "monitor";
+/// Whose password Grafana's administrator has: no name that a database role could have.
+const GRAFANA_ADMIN: &str = "grafana-admin";
 /// The role of hosts that run PostgreSQL.
 pub const POSTGRES_ROLE: &str = "postgres";
 
@@ -198,6 +204,7 @@ pub fn derive(topology: &Topology, pins: &Pins) -> Lab {
         replication: topology.replication.clone(),
         failover: topology.failover.clone(),
         backup: topology.backup.as_ref().map(|spec| backup(topology, spec)),
+        monitoring: topology.monitoring.clone(),
         hosts,
     }
 }
@@ -239,6 +246,12 @@ impl Lab {
         own.into_iter().chain(self.postgres.users.iter().map(|user| user.name.clone())).collect()
     }
 
+    /// Whatever needs a password: database roles, and the administrator of Grafana where there is one.
+    pub fn passwords(&self) -> BTreeSet<String> {
+        let grafana = self.monitoring.as_ref().is_some_and(|it| it.engine == MonitoringEngine::Containers);
+        self.database_users().into_iter().chain(grafana.then(|| GRAFANA_ADMIN.to_owned())).collect()
+    }
+
     /// Whether a commit waits for a standby.
     pub fn synchronous(&self) -> bool {
         self.replication.mode == ReplicationMode::Synchronous
@@ -273,6 +286,10 @@ fn postgres(topology: &Topology) -> Postgres {
         if database.owner != "postgres" && !users.iter().any(|user| user.name == database.owner) {
             users.push(User { name: database.owner.clone(), attributes: Vec::new(), member_of: Vec::new() });
         }
+    }
+    if topology.monitoring.is_some() && !users.iter().any(|user| user.name == MONITORING_USER) {
+        let member_of = vec!["pg_monitor".to_owned()];
+        users.push(User { name: MONITORING_USER.to_owned(), attributes: Vec::new(), member_of });
     }
     Postgres {
         version: spec.version.unwrap_or_else(|| topology.image.release().postgres_version()),

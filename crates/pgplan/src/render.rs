@@ -4,7 +4,7 @@
 //! - `lab`: the [`Lab`] (name, networks, hosts, postgres, ...), and `lab_hosts`, its lines for /etc/hosts;
 //! - `host`: the [`Host`](crate::lab::Host) they are rendered for; `primary`: the one that starts as primary;
 //! - `pg`: the [`Server`](crate::profile::Server) of that host: version, paths, computed settings;
-//! - `users`: passwords and verifiers of the database roles, by name; `ca_certificate`; `tls.certificate`, `tls.key`;
+//! - `users`: passwords and verifiers of the database roles, by name; `passwords`: those of other programs; `ca_certificate`; `tls.certificate`, `tls.key`;
 //! - `stock_image`: whether hosts start from an image that is not ours;
 //! - `own_vms`: whether hosts are VMs that pgprov makes, and not machines that were there before;
 //! - `hosts_with`: names of the hosts by role; `postgres_hosts`: of those that run PostgreSQL; `role_attributes`: what CREATE ROLE knows;
@@ -54,7 +54,7 @@ pub struct Sources {
     pub roles: BTreeMap<String, String>,
     /// `postgres/pg_hba.conf` -> text.
     pub templates: BTreeMap<String, String>,
-    /// Programs for hosts: `pgagent` -> bytes. A role that needs one that is not here cannot be rendered.
+    /// What hosts get as it is, programs and other files: `pgagent` -> bytes. A role cannot be rendered without those it needs.
     pub binaries: BTreeMap<String, Binary>,
 }
 
@@ -278,6 +278,10 @@ impl Roles {
         let names = lab.database_users();
         let users: BTreeMap<_, _> = secrets.users.iter().filter(|(name, _)| names.contains(*name)).collect();
         globals.insert("users", &users);
+        let others = secrets.users.iter().filter(|(name, _)| !names.contains(*name));
+        let passwords: BTreeMap<_, _> =
+            others.map(|(name, user)| (name.replace('-', "_"), &user.password)).collect();
+        globals.insert("passwords", &passwords);
         globals.insert("ca_certificate", &secrets.ca_certificate);
         globals.insert("primary", &lab.primary());
         let servers: Vec<&str> = lab.with_role(POSTGRES_ROLE).map(|host| host.name.as_str()).collect();

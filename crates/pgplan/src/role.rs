@@ -85,7 +85,7 @@ pub struct File {
     pub template: Option<String>,
     /// The template itself.
     pub content: Option<String>,
-    /// Instead of either: a program that pgprov brings along, by its name.
+    /// Instead of either: what pgprov brings along and is installed as it is, a program or `dashboards/NAME.json`.
     pub binary: Option<String>,
     /// User that owns it.
     #[serde(default = "root")]

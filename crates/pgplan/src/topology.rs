@@ -4,6 +4,7 @@
 //! subnet, an unknown setting) is in [`crate::check`].
 
 mod backup;
+mod monitoring;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, net::Ipv4Addr};
 
@@ -15,7 +16,10 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-pub use self::backup::{Backup, BackupSource};
+pub use self::{
+    backup::{Backup, BackupSource},
+    monitoring::{Monitoring, MonitoringEngine},
+};
 use crate::{
     size::{Bytes, GIB},
     subnet::Subnet,
@@ -61,6 +65,8 @@ pub struct Topology {
     pub failover: Failover,
     /// Logical backups at fixed times; needs a host with role `backup`. Without this key there are none.
     pub backup: Option<Backup>,
+    /// Prometheus and what it reads; needs a host with role `monitor`. Without this key there is none.
+    pub monitoring: Option<Monitoring>,
     /// The hosts, by name. Host names are unique in the lab and become its DNS names.
     #[schemars(extend(
         "minProperties" = 1,

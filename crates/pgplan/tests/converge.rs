@@ -148,7 +148,7 @@ impl World {
         let checked = check_text(text, &Known { roles: names.collect() });
         let topology = checked.topology.unwrap_or_else(|| panic!("{text}\n{:#?}", checked.findings));
         let lab = lab::derive(&topology, &self.infra.pins());
-        let secrets = Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()));
+        let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
         let hosts = roles.render(&lab, &secrets).unwrap();
         let hypervisor = Hypervisor { accel: Accel::Kvm, pool_path: POOL_PATH.to_owned() };
         let image = BootImage::in_pool(POOL_PATH, IMAGE, &lab.image, "quiet");

@@ -30,7 +30,7 @@ fn topologies() -> BTreeMap<String, Lab> {
 }
 
 fn masked(lab: &Lab) -> Secrets {
-    Secrets::masked(lab.database_users(), lab.hosts.iter().map(|host| host.name.clone()))
+    Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()))
 }
 
 fn tree(host: &RenderedHost) -> String {

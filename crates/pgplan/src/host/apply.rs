@@ -95,6 +95,14 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     Bundle { scripts, files: placed.collect() }
 }
 
+/// A service whose unit goes is stopped before, if the unit says so by the key that NixOS has for it.
+fn stop_removed(path: &str) -> String {
+    let unit = path.strip_prefix("/etc/systemd/system/").filter(|unit| !unit.contains('/'));
+    unit.filter(|unit| unit.ends_with(".service")).map_or_else(String::new, |unit| {
+        format!("! grep -qs '^X-StopOnRemoval=yes' {path} || step 60 systemctl disable -q --now {unit}; ")
+    })
+}
+
 /// Shell functions for tasks: `starts UNIT` says, before it does, that the task starts a service other than its own;
 /// `consented LINE` tells whether the user wants that loss.
 fn functions() -> String {
@@ -206,7 +214,7 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     }
     install_files(&mut out, rendered, plan);
     for path in &plan.remove {
-        let _ = writeln!(out, "rm -f {path}; say done remove {path}");
+        let _ = writeln!(out, "{}rm -f {path}; say done remove {path}", stop_removed(path));
     }
     for (index, task) in rendered.tasks.iter().enumerate() {
         out.push_str(&run_task(index, task));

@@ -29,5 +29,10 @@ pub fn roles() -> Roles {
     for name in ["pgagent", "pgload"] {
         sources.binaries.insert(name.to_owned(), Binary(b"program".as_slice().into()));
     }
+    let mut dashboards = BTreeMap::new();
+    read(&repository().join("dashboards"), "dashboards/", &mut dashboards);
+    sources
+        .binaries
+        .extend(dashboards.into_iter().map(|(name, text)| (name, Binary(text.into_bytes().into()))));
     Roles::parse(&sources).unwrap_or_else(|bad| panic!("{bad:#?}"))
 }
