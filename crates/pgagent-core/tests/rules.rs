@@ -242,3 +242,49 @@ fn data_of_another_cluster_is_not_touched() {
         assert!(touches.is_empty(), "{touches:?}");
     }
 }
+
+/// An agent told PostgreSQL to be primary and died; the place went back to the other host meanwhile. What was begun may end at any
+/// moment, so nobody is served before the server was stopped.
+#[test]
+fn a_promotion_that_is_revoked_is_stopped_before_anybody_is_served() {
+    let theirs = Record { epoch: 3, ..record() };
+    let disk = node::Durable {
+        session: 3,
+        incarnation: 1,
+        record: Some(theirs),
+        epoch: 2,
+        role: Role::Primary,
+        ..node::Durable::default()
+    };
+    let op = |actions: &[node::Action]| {
+        actions.iter().find_map(|action| match action {
+            node::Action::Server(op) => Some(*op),
+            _ => None,
+        })
+    };
+    let opens = |actions: &[node::Action]| {
+        actions.iter().any(|action| matches!(action, node::Action::Gate(gate) if gate.clients.is_some()))
+    };
+    let restarted = Node::start(Some(disk), Time(0)).0;
+    let (stopping, actions) = tell(&restarted, 10, node::Event::Observed(up(77)));
+    assert_eq!((stopping.phase, op(&actions)), (Phase::Starting, Some(Op::Stop)));
+    assert!(!opens(&actions));
+
+    let down = |standby| Server::Down { standby, clean: true, system: 77, timeline: 1, wal: Lsn(200) };
+    let (follows, actions) = tell(&stopping, 20, node::Event::Observed(down(true)));
+    assert_eq!((follows.phase, op(&actions)), (Phase::Standby, Some(Op::Start)));
+    let (_, actions) = tell(&follows, 30, node::Event::Observed(up(77)));
+    assert!(opens(&actions), "now it is a standby like any other, which serves reads");
+    // It was faster than the stop.
+    let (primary, actions) = tell(&stopping, 20, node::Event::Observed(down(false)));
+    assert_eq!((primary.phase, op(&actions)), (Phase::Superseded, None));
+
+    // The same while the agent lives: an operation that took too long may end all the same.
+    let mut promoting = restarted;
+    promoting.phase = Phase::Promoting;
+    let (promoting, actions) = tell(&promoting, 10, node::Event::Observed(up(77)));
+    assert_eq!((promoting.phase, op(&actions)), (Phase::Promoting, Some(Op::Stop)));
+    assert!(!opens(&actions));
+    let (follows, _) = tell(&promoting, 20, node::Event::Observed(down(true)));
+    assert_eq!(follows.phase, Phase::Standby);
+}

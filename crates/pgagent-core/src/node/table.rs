@@ -168,8 +168,13 @@ pub static TABLE: &[Row] = &[
         from: &[Phase::Starting],
         to: Phase::Standby,
         name: "still standby",
-        why: "the record names the other host primary, and the data here is a standby's",
-        when: |v| v.theirs() && v.node.durable.role != Role::Rejoining && (v.is_standby() || v.absent()),
+        why: "the record names the other host primary, and the data here is a standby's, which nothing can promote any more",
+        when: |v| {
+            v.theirs()
+                && v.node.durable.role != Role::Rejoining
+                && (v.is_standby() || v.absent())
+                && !v.may_be_promoted_yet()
+        },
     },
     Row {
         from: &[Phase::Starting],
@@ -245,8 +250,8 @@ pub static TABLE: &[Row] = &[
         from: &[Phase::Promoting],
         to: Phase::Standby,
         name: "revoked in time",
-        why: "the other host took its place back before PostgreSQL was promoted here",
-        when: |v| v.theirs() && v.is_standby(),
+        why: "the other host took its place back before PostgreSQL was promoted here, and it was stopped, so that it will not be",
+        when: |v| v.theirs() && v.is_standby() && !v.may_be_promoted_yet(),
     },
     Row {
         from: &[Phase::Promoting, Phase::Confirming],

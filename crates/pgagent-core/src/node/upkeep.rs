@@ -113,6 +113,12 @@ impl Node {
             (Phase::Starting, Server::Down { .. }) => {
                 (record.is_none() || mine || self.durable.role == Role::Standby).then_some(Op::Start)
             }
+            // It may have been told to be primary, and would become so with its port open for reads.
+            (Phase::Starting | Phase::Promoting, Server::Up(up))
+                if up.recovery && !mine && record.is_some() && self.durable.role == Role::Primary =>
+            {
+                Some(Op::Stop)
+            }
             (Phase::Starting, Server::Up(_)) => None,
             (Phase::Standby | Phase::Voting, Server::Down { standby: false, .. }) => Some(Op::Follow),
             (Phase::Standby | Phase::Voting, Server::Down { .. }) => Some(Op::Start),

@@ -78,6 +78,12 @@ impl View<'_> {
         }
     }
 
+    /// A server in recovery that this agent, or one before it, has told to be primary: it may become so at any moment. Only a
+    /// stop takes the order back.
+    pub(super) fn may_be_promoted_yet(&self) -> bool {
+        self.node.durable.role == Role::Primary && self.up() && self.is_standby()
+    }
+
     pub(super) fn is_primary(&self) -> bool {
         self.server_known() && !self.is_standby()
     }

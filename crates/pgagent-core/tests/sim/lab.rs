@@ -58,7 +58,7 @@ enum What {
     Turn(Member),
     Arrive { from: Member, to: Member, message: Box<Message> },
     Probed { by: Member, life: u32, of: Site, alive: bool },
-    Operated { site: Site, life: u32, op: Op },
+    Operated { site: Site, life: u32, op: Op, started: u64 },
     Client,
     Fault(fault::Fault),
 }
@@ -196,7 +196,13 @@ impl Lab {
                     }
                 }
             }
-            What::Operated { site, life, op } => self.operated(site, life, op),
+            What::Operated { site, life, op, started } => {
+                // A server that an earlier agent told to be primary forgets that when it stops.
+                let stopped = started != self.pg[site.index()].started;
+                if op != Op::Promote || !stopped || life == self.hosts[site.index()].life {
+                    self.operated(site, life, op);
+                }
+            }
             What::Client => {
                 self.at(self.now + 97, What::Client);
                 self.client();
@@ -289,7 +295,8 @@ impl Lab {
                 }
                 let life = self.hosts[site.index()].life;
                 self.say(|| format!("{site:?} begins {op:?}, {takes} ms"));
-                self.at(self.now + takes, What::Operated { site, life, op });
+                let started = self.pg[site.index()].started;
+                self.at(self.now + takes, What::Operated { site, life, op, started });
             }
             node::Action::Log(row) => self.say(|| format!("{site:?} {}: {}", row.to.name(), row.name)),
         }
