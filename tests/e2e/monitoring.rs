@@ -73,6 +73,9 @@ fn until(what: &str, seconds: u64, mut holds: impl FnMut() -> Result<Option<Stri
     Ok(())
 }
 
+/// Why an exporter cannot reach its server.
+const EXPORTER_SAYS: &str = "journalctl -q --no-pager -o cat -n 3 -u prometheus-postgres-exporter";
+
 /// The targets that Prometheus has.
 fn targets(lab: &Lab) -> Result<Vec<Value>> {
     let answer = ask(lab, "targets?state=active")?;
@@ -94,6 +97,14 @@ fn all_answer(lab: &Lab, wanted: &[(&str, usize)]) -> Result<()> {
         let wanted: BTreeMap<String, usize> =
             wanted.iter().map(|(job, count)| ((*job).to_owned(), *count)).collect();
         Ok((up != wanted || !silent.is_empty()).then(|| format!("{up:?}, silent {silent:?}")))
+    })?;
+    // An exporter also answers when it cannot reach its server.
+    let servers = wanted.iter().find(|(job, _)| *job == "postgres").map_or(0, |(_, count)| *count);
+    until("all servers to be read", 90, || {
+        let read = ask(lab, "query?query=lab_server_in_recovery")?;
+        let read = read.pointer("/data/result").and_then(Value::as_array).context("expected figures")?;
+        let missing = read.len() != servers;
+        Ok(missing.then(|| format!("{read:?}; {:?}", lab.exec_everywhere(EXPORTER_SAYS))))
     })
 }
 

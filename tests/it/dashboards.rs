@@ -298,6 +298,19 @@ fn rules() -> Vec<(String, String)> {
     rules
 }
 
+/// What the agent answers, from its source: `numbers.add("epoch", ...)`.
+fn agent_metrics() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in ["arbiter", "data"] {
+        for call in read(&format!("crates/pgagent/src/agent/{file}.rs")).split("numbers.add(").skip(1) {
+            let name = call.trim_start().strip_prefix('"').and_then(|call| call.split('"').next());
+            names.insert(format!("pgagent_{}", name.expect("a metric has a name")));
+        }
+    }
+    assert!(names.contains("pgagent_epoch"), "{names:?}");
+    names
+}
+
 /// A metric that no supported exporter has, makes a panel or an alert that is silently dead.
 #[test]
 fn every_metric_exists() {
@@ -317,6 +330,7 @@ fn every_metric_exists() {
     );
     known.extend(["up", "ALERTS"].map(str::to_owned));
     known.extend(rules().into_iter().map(|(name, _)| name).filter(|name| name.contains(':')));
+    known.extend(agent_metrics());
     let script = read("templates/backup/pgbackup");
     let mut asked: Vec<(String, String)> = rules();
     for (name, dashboard) in shipped() {
