@@ -75,13 +75,19 @@ fn script(ui: &Ui, global: &Global, on: &BackupHost, doing: &str, words: &[&str]
         });
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.trim().lines().last().unwrap_or_default().trim_start_matches("pgbackup: ").to_owned();
+    let (before, last) = said.trim().rsplit_once('\n').unwrap_or(("", said.trim()));
+    let last = last.trim_start_matches("pgbackup: ").to_owned();
     let log = format!("its log: pgprov logs {} --role {ROLE}", host.name);
     Err(match output.exit {
         Exit::Status(2) => Error::usage(last).hint("`pgprov backup list` shows what there is"),
         Exit::Status(127) => Error::failed(format!("pgbackup is not installed on {}", host.name))
             .hint("`pgprov up` installs it"),
-        _ => Error::failed(format!("{} failed on {}: {}", words[0], host.name, printable(&last))).hint(log),
+        _ => {
+            let error = Error::failed(format!("{} failed on {}: {}", words[0], host.name, printable(&last)));
+            // What psql or pg_restore said.
+            let causes = before.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev();
+            causes.fold(error, |error, line| error.hint(printable(line))).hint(log)
+        }
     })
 }
 

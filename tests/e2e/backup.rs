@@ -157,11 +157,12 @@ pub fn what_fails_leaves_the_good_ones(suite: &Suite) -> Result<()> {
 pub fn a_dropped_table_is_restored(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&MAIN)?;
     let on_client = |sql: &str| lab.exec("client", &format!("psql -XAtqw service=lab-rw -c \"{sql}\""));
+    // With its schema: what has none goes into that of the warehouse, which is the user's, where pgload has made it.
     // The standby that is read is behind: what was committed before is in the backup all the same.
     lab.psql("s", "select pg_wal_replay_pause()")?;
     on_client(
-        "create table treasure (id int primary key, what text not null); create index on treasure (what); \
-         insert into treasure select i, 'coin ' || i from generate_series(1, 1234) i",
+        "create table public.treasure (id int primary key, what text not null); \
+         create index on public.treasure (what); insert into public.treasure select i, 'coin ' || i from generate_series(1, 1234) i",
     )?;
     let saving = backup(&lab, "now", []).start()?;
     thread::sleep(Duration::from_secs(4));
@@ -173,21 +174,24 @@ pub fn a_dropped_table_is_restored(suite: &Suite) -> Result<()> {
         .run()?
         .exits(2)?
         .says("has no table public.trove")?;
-    on_client("drop table treasure")?;
-    let done = backup(&lab, "restore", ["--table", "public.treasure"]).ok()?.json()?;
+    on_client("drop table public.treasure")?;
+    let done = backup(&lab, "restore", ["--table", "public.treasure"]).run()?;
+    let log = || lab.exec("client", "tail -n 20 /var/lib/pgbackup/log").unwrap_or_default();
+    ensure!(done.code == Some(0), "expected the table to be restored: {done}\n{}", log());
+    let done = done.json()?;
     let rows =
         done["tables"].as_array().into_iter().flatten().find(|table| table["name"] == "public.treasure");
     ensure!(rows.is_some_and(|table| table["rows"] == 1234), "expected 1234 rows in {done:#}");
     let back = on_client(
         "select count(*), min(what), (select count(*) from pg_indexes where tablename = 'treasure'), \
-         (select tableowner from pg_tables where tablename = 'treasure') from treasure",
+         (select tableowner from pg_tables where tablename = 'treasure') from public.treasure",
     )?;
     ensure!(back == "1234|coin 1|2|wms", "expected the table as it was, got {back}");
     backup(&lab, "restore", ["--table", "public.treasure"])
         .run()?
         .exits(2)?
         .says("exists in database wms")?;
-    on_client("drop table treasure")?;
+    on_client("drop table public.treasure")?;
     let left = lab.psql("m", "select count(*) from pg_database where datname like 'restore%'")?;
     ensure!(left == "0", "expected the database that was restored into to be gone");
     damage_is_noticed(&lab)
