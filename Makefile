@@ -63,6 +63,7 @@ verify-labs: guest
 	scripts/setup --no-start --test --vagrant
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
+	target/debug/pgprov image build debian-13 --assets examples/pgbouncer
 	scripts/stock-image
 	scripts/compose
 	scripts/sandbox e2e -- scripts/e2e --thorough $(ARGS)

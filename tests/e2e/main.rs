@@ -24,6 +24,7 @@ mod objects;
 mod patroni;
 mod refused;
 mod restart;
+mod roles;
 mod secrets;
 mod snapshot;
 mod stock;
@@ -143,6 +144,7 @@ const THOROUGH: &[Case] = &[
     Case::new("monitoring-is-off-without-its-key", monitoring::is_off_without_its_key),
     Case::new("monitoring-agents-are-read", monitoring::agents_are_read),
     Case::new("monitoring-patroni-is-read", monitoring::patroni_is_read),
+    Case::new("role-of-ones-own", roles::pool_of_connections),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),
     Case::new("lesson-shipped-spoilt", lessons::shipped_spoilt),

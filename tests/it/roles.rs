@@ -13,7 +13,10 @@ use pgplan::{
     secrets::Secrets,
 };
 
-use crate::{markdown::blocks, runner::Home};
+use crate::{
+    markdown::blocks,
+    runner::{Home, read},
+};
 
 /// The files of the example, in a folder for `--assets`, and its topology.
 fn example() -> Home {
@@ -97,6 +100,43 @@ fn its_scripts_are_shell() {
             assert!(output.status.success(), "{}\n{script}", String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+/// examples/pgbouncer: a package, secrets and certificates, and no Rust.
+#[test]
+fn a_role_with_a_package_renders() {
+    let home = Home::new();
+    for file in ["lab.yaml", "roles/pgbouncer.yaml", "templates/pgbouncer/pgbouncer.ini"]
+        .into_iter()
+        .chain(["templates/pgbouncer/userlist.txt"])
+    {
+        home.write(&format!("pooled/{file}"), read(&format!("examples/pgbouncer/{file}")));
+    }
+    let run = home.run(&["render", "pooled/lab.yaml", "--assets", "pooled"]);
+    assert_eq!(run.exit, 0, "{run}");
+    assert_snapshot!(home.read("rendered/m/etc/pgbouncer/pgbouncer.ini"), @"
+    # Written by pgprov for lab pooled. Do not edit: change the topology and run `pgprov up`.
+    ; Whoever asks for a database of the server gets one of a few connections to it, for as long as a transaction lasts.
+    [databases]
+    * = host=/run/postgresql port=5432
+
+    [pgbouncer]
+    listen_addr = 10.68.66.99
+    listen_port = 6432
+    unix_socket_dir = /run/postgresql
+    pool_mode = transaction
+    default_pool_size = 5
+    max_client_conn = 200
+    ; Drivers that prepare statements may do so in transaction mode, too. PgBouncer of Debian 12 cannot.
+    max_prepared_statements = 100
+    ignore_startup_parameters = extra_float_digits
+    auth_type = scram-sha-256
+    auth_file = /etc/pgbouncer/userlist.txt
+    client_tls_sslmode = require
+    client_tls_cert_file = /etc/pgbouncer/host.crt
+    client_tls_key_file = /etc/pgbouncer/host.key
+    ");
+    assert_snapshot!(home.read("rendered/m/etc/pgbouncer/userlist.txt"), @r#""shop" "********""#);
 }
 
 /// The PATCH for Patroni's dynamic configuration, with jq as hosts have it: what differs is set, what was applied and is no
