@@ -486,13 +486,14 @@ impl Pipeline {
             let install = move || install(&fleet, rendered, &answer, &line).map(|count| (answer, count));
             (answer, installed) = tokio::task::spawn_blocking(install).await??;
         }
-        if !self.waits.is_empty() {
+        if !self.waits.is_empty() || self.fleet.hosts[self.rendered].together {
             drop(slot.take());
+        }
+        if !self.waits.is_empty() {
             self.line.now("waiting for its turn");
         }
-        if self.fleet.hosts[self.rendered].together {
-            drop(slot.take());
-        }
+        // Logging in takes an emulated host a second, which it has while others are at work.
+        let login = tokio::task::spawn_blocking(move || answer.session().map(drop).map(|()| answer));
         for (name, receiver) in &mut self.waits {
             let end = receiver.wait_for(Option::is_some).await.map(|end| *end);
             // A host that was there before needs no other one to be kept in line.
@@ -503,6 +504,7 @@ impl Pipeline {
             }
         }
         let begun = Instant::now();
+        let answer = login.await??;
         let (fleet, line, rendered) = (self.fleet, self.line, self.rendered);
         let (answer, changes) =
             tokio::task::spawn_blocking(move || configure(&fleet, rendered, answer, installed > 0, &line))

@@ -197,7 +197,7 @@ pub fn user_may_only_look(suite: &Suite) -> Result<()> {
 /// Nobody who does not ask for monitoring pays for it: its programs are in the image, and do not run.
 pub fn is_off_without_its_key(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&MAIN)?;
-    let running = "pgrep -c '^prometheus'; ls -d /var/lib/prometheus/metrics2 2>/dev/null; \
+    let running = "pgrep -c '^prometheus'; ls -A /var/lib/prometheus/metrics2 2>/dev/null; \
                    systemctl list-unit-files --state enabled --no-legend 'prometheus*'";
     let running = lab.exec_everywhere(&format!("{running} || true"))?;
     ensure!(running.values().all(|said| said == "0"), "expected nothing to run: {running:?}");

@@ -80,10 +80,7 @@ fn ends_in(drill: Drill<'_>, then: Then) -> Result<()> {
         }
         Then::Closed => {
             drill.pause(FENCE + 1.0);
-            let since = drill.now();
-            drill.pause(PROMOTE);
-            let taken = drill.tries("writer")?.into_iter().find(|it| it.answer == "ok" && it.end > since);
-            ensure!(taken.is_none(), "expected nobody to take writes: {taken:?}");
+            drill.nobody_writes(PROMOTE)?;
         }
     }
     drill.mend()?;
@@ -214,6 +211,61 @@ pub fn arbiter_wiped(suite: &Suite) -> Result<()> {
     drill.cable("m", "up")?;
     drill.healthy("s", 150)?;
     drill.end(1).map(drop)
+}
+
+/// The arbiter forgets everything while the standby is away: one host is not enough for a record, unless the operator says so.
+pub fn adopted(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    drill.power_off("s")?;
+    drill.until("m", &["solo"], 60)?;
+    drill
+        .lab
+        .exec("arbiter", "systemctl stop pgagent; rm -rf /var/lib/pgagent/*; systemctl start pgagent")?;
+    drill.pause(FENCE * 2.0);
+    drill.nobody_writes(PROMOTE)?;
+    drill.ha(&["explain"]).ok()?.says("pgprov ha arbiter adopt")?;
+    drill.ha(&["arbiter", "adopt"]).limit(130).ok()?.says("has a new record")?;
+    drill.writes_go_on(30)?;
+    drill.power_on("s")?;
+    drill.awake("s", 120)?;
+    drill.healthy("m", 180)?;
+    drill.cable("m", "down")?;
+    drill.until("s", &["solo"], 60)?;
+    drill.cable("m", "up")?;
+    drill.healthy("s", 180)?;
+    drill.end(1).map(drop)
+}
+
+/// With `max-protection` commits wait for a standby, on whichever host, and nothing else changes.
+pub fn max_protection(suite: &Suite) -> Result<()> {
+    let drill = Drill::begin(suite)?;
+    let text = suite.repository_file("topologies/lab.yaml")?;
+    let (before, after) = ("durability: max-availability", "durability: max-protection");
+    ensure!(text.contains(before), "expected `{before}` in topologies/lab.yaml");
+    let careful = suite.file("careful.yaml", &text.replace(before, after))?;
+    drill.lab.up(&careful)?.exits(0)?;
+    drill.healthy("m", 60)?;
+    drill.writes_go_on(20)?;
+
+    drill.part(&[MS, SA])?;
+    drill.pause(PROMOTE);
+    drill.nobody_writes(PROMOTE)?;
+    drill.ha(&["explain"]).ok()?.says("commits wait for the standby")?;
+    drill.mend()?;
+    drill.healthy("m", 90)?;
+    drill.writes_go_on(20)?;
+
+    drill.cable("m", "down")?;
+    drill.until("s", &["solo", "degrading", "resyncing"], 60)?;
+    drill.nobody_writes(PROMOTE)?;
+    drill.cable("m", "up")?;
+    drill.healthy("s", 180)?;
+    drill.writes_go_on(20)?;
+    drill.ha(&["switchover", "--wait", "60"]).limit(90).ok()?;
+    drill.healthy("m", 90)?;
+    drill.lab.up(&drill.lab.file)?.exits(0)?;
+    drill.healthy("m", 60)?;
+    drill.end(2).map(drop)
 }
 
 /// A bad network, for ten minutes: a fifth of all frames is lost between all hosts, and nobody is promoted.
@@ -371,6 +423,15 @@ fn minutes(otherwise: f64) -> f64 {
 }
 
 impl Drill<'_> {
+    /// For some time the writer is told of nothing that it is durable.
+    fn nobody_writes(&self, seconds: f64) -> Result<()> {
+        let since = self.now();
+        self.pause(seconds);
+        let taken = self.tries("writer")?.into_iter().find(|it| it.answer == "ok" && it.end > since);
+        ensure!(taken.is_none(), "expected nobody to take writes: {taken:?}");
+        Ok(())
+    }
+
     /// Time passes.
     pub fn pause(&self, seconds: f64) {
         std::thread::sleep(Duration::from_secs_f64(seconds));
