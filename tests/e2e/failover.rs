@@ -82,6 +82,15 @@ pub fn nobody_is_promoted_needlessly(suite: &Suite) -> Result<()> {
         let seen = drill.lab.exec(host, numbers)?;
         ensure!(wanted.iter().all(|text| seen.contains(text)), "expected {wanted:?} of {host}:\n{seen}");
     }
+    // What an agent had asked for when it died is not done behind the back of the next one.
+    drill.lab.exec(
+        "m",
+        "PGAPPNAME=pgagent setsid psql -U postgres -XAtqc 'select pg_sleep(600)' >/tmp/former 2>&1 &
+         sleep 1; systemctl kill -s KILL pgagent
+         for i in $(seq 100); do grep -q terminating /tmp/former && exit; sleep 0.2; done; cat /tmp/former; exit 1",
+    )?;
+    drill.healthy("m", 30)?;
+
     // The arbiter is cut off: nothing happens.
     drill.cable("arbiter", "down")?;
     drill.stays("s", &["standby"], PROMOTE + 3.0)?;

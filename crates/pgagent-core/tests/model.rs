@@ -2,7 +2,8 @@
 //!
 //! Time is an adversary: on each host any amount of it may pass before any event, so that every timeout may have run out
 //! or not, and a gate may be open whenever everything but its lease allows it. Requests and replies stay in the network
-//! for ever and may be delivered again at any time, or never. Agents, hosts and the arbiter crash between any two steps.
+//! for ever and may be delivered again at any time, or never. Agents, hosts and the arbiter crash between any two steps, and
+//! what an agent had begun may be done after it.
 //! What is left to check is what may never depend on time: no acknowledged commit is lost.
 
 mod model {
@@ -109,4 +110,9 @@ fn a_primary_that_opens_before_it_is_confirmed_loses_commits() {
 #[test]
 fn a_standby_that_counts_before_it_caught_up_loses_commits() {
     finds(Flaw::SyncAtOnce, Bounds::FLAWS);
+}
+
+#[test]
+fn a_former_agents_sessions_that_are_left_alone_lose_commits() {
+    finds(Flaw::OldSessions, Bounds { crashes: 1, ..Bounds::FLAWS });
 }

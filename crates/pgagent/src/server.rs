@@ -17,6 +17,8 @@ use crate::config::{Config, Host, Postgres};
 
 /// How long one statement may take.
 const STATEMENT: Duration = Duration::from_secs(5);
+/// What the session is called that settings are changed in: there is one at a time.
+const AGENT: &str = "pgagent";
 /// How long a server may take to start before it counts as failed.
 const START: Duration = Duration::from_secs(60);
 /// How long sessions get to end before the server is stopped the hard way. A walsender waits for a standby that is gone
@@ -90,7 +92,9 @@ impl Postgresql {
     async fn ask(&self, query: &str) -> Result<Vec<Option<String>>, String> {
         let mut slot = self.client.lock().await;
         if slot.as_ref().is_none_or(Client::is_closed) {
-            *slot = Some(self.connect().await?);
+            let client = self.connect(AGENT).await?;
+            end_former_sessions(&client).await?;
+            *slot = Some(client);
         }
         let Some(client) = slot.as_ref() else { return Err("not connected".to_owned()) };
         let answer = timeout(STATEMENT, client.simple_query(query)).await;
@@ -118,7 +122,7 @@ impl Postgresql {
 
     /// Whether the server takes a new connection: sessions that are there live on without a postmaster.
     pub async fn greets(&self) -> bool {
-        match self.connect().await {
+        match self.connect("pgagent greeting").await {
             Ok(_) => true,
             // It said so itself.
             Err(error) => error.contains("53300") || error.contains("57P03"),
@@ -133,14 +137,14 @@ impl Postgresql {
         execute(command.args(["kill", "--signal=KILL", unit]), STATEMENT).await.map(|_| ())
     }
 
-    async fn connect(&self) -> Result<Client, String> {
+    async fn connect(&self, name: &str) -> Result<Client, String> {
         let mut parameters = tokio_postgres::Config::new();
         parameters
             .host_path(&self.settings.socket)
             .port(self.own().postgres)
             .user(&self.settings.superuser)
             .dbname("postgres")
-            .application_name("pgagent")
+            .application_name(name)
             .connect_timeout(STATEMENT)
             // Nothing the agent does may wait for a standby, or for a lock for long.
             .options(
@@ -294,10 +298,30 @@ impl Postgresql {
 
     /// So that pg_rewind finds the new timeline in the control file. Takes as long as the disk needs, and nobody waits.
     pub async fn checkpoint(&self) {
-        if let Ok(client) = self.connect().await {
+        if let Ok(client) = self.connect("pgagent checkpoint").await {
             let _ = client.simple_query("checkpoint").await;
         }
     }
+}
+
+/// What a session of a former agent was told would otherwise be done at any time: `synchronous_standby_names` cleared after
+/// the standby became one that may be promoted.
+async fn end_former_sessions(client: &Client) -> Result<(), String> {
+    let end = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where application_name = '{AGENT}' and usename = current_user and pid <> pg_backend_pid()"
+    );
+    let gone = async {
+        loop {
+            let rows = client.simple_query(&end).await.map_err(|error| describe(&error))?;
+            if !rows.iter().any(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(_))) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let late = || format!("a session of a former agent did not end within {} s", STATEMENT.as_secs());
+    timeout(STATEMENT, gone).await.map_err(|_| late())?
 }
 
 /// Runs a program to its end; what it said when it fails.

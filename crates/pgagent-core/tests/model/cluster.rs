@@ -30,6 +30,8 @@ pub enum Flaw {
     OpenBeforeConfirm,
     /// SYNC is asked for without waiting until the standby has everything.
     SyncAtOnce,
+    /// What the sessions of a former agent do is done at any time.
+    OldSessions,
 }
 
 /// How far the search goes.
@@ -99,6 +101,8 @@ pub struct State {
     pub acked: BTreeSet<Mark>,
     /// Who was recorded as primary of which epoch.
     pub chosen: Vec<(u32, Site)>,
+    /// What an agent had begun when it ended, and in which life of its server: that may go on without it.
+    pub late: [Option<(Op, u64)>; 2],
     pub writes: u8,
     pub crashes: u8,
     pub losses: u8,
@@ -160,6 +164,8 @@ pub enum Step {
     /// The standby on this host gets one entry of the log.
     Replicate(Site),
     CrashAgent(Site),
+    /// What an agent had begun before it restarted ends.
+    Late(Site),
     CrashHost(Site),
     CrashArbiter,
     LoseArbiter,
@@ -183,6 +189,7 @@ impl fmt::Debug for Step {
             Step::Ack(site) => write!(f, "{site:?} acknowledges"),
             Step::Replicate(site) => write!(f, "{site:?} receives"),
             Step::CrashAgent(site) => write!(f, "the agent of {site:?} restarts"),
+            Step::Late(site) => write!(f, "what the former agent of {site:?} began is done"),
             Step::CrashHost(site) => write!(f, "{site:?} restarts"),
             Step::CrashArbiter => write!(f, "the arbiter restarts"),
             Step::LoseArbiter => write!(f, "the arbiter restarts with an empty disk"),
@@ -226,6 +233,7 @@ impl Cluster {
             net: BTreeSet::new(),
             acked: BTreeSet::new(),
             chosen: vec![(1, Site::One)],
+            late: [None; 2],
             writes: 0,
             crashes: 0,
             losses: 0,
@@ -239,6 +247,12 @@ impl Cluster {
     }
 
     fn look(&self, state: &mut State, site: Site) {
+        // Before it asks the server anything, an agent ends the sessions of the one before.
+        if self.flaw != Flaw::OldSessions
+            && state.late[site.index()].is_some_and(|(op, _)| !outlives_its_session(op))
+        {
+            state.late[site.index()] = None;
+        }
         let done = match state.nodes[site.index()].op {
             Some(op) => self.operate(state, site, op),
             None => Ok(()),
@@ -409,6 +423,11 @@ impl Cluster {
     }
 }
 
+/// Whether an operation goes on when the session that asked for it ends: a signal was sent, or systemd was told.
+fn outlives_its_session(op: Op) -> bool {
+    matches!(op, Op::Promote | Op::Start | Op::Stop)
+}
+
 impl Model for Cluster {
     type State = State;
     type Action = Step;
@@ -438,6 +457,9 @@ impl Model for Cluster {
             let primary = &state.pg[site.other().index()];
             if world::streams(primary, own) && own.wal.len() < primary.wal.len() {
                 out.push(Step::Replicate(site));
+            }
+            if state.late[site.index()].is_some() {
+                out.push(Step::Late(site));
             }
             if state.crashes < self.bounds.crashes {
                 out.extend([Step::CrashAgent(site), Step::CrashHost(site)]);
@@ -484,10 +506,20 @@ impl Model for Cluster {
             }
             Step::CrashAgent(site) => {
                 state.crashes += 1;
+                // Programs end with it.
+                let op = state.nodes[site.index()].op.filter(|op| !matches!(op, Op::Rejoin | Op::Copy));
+                state.late[site.index()] = op.map(|op| (op, state.pg[site.index()].started));
                 self.restart_agent(&mut state, site);
+            }
+            Step::Late(site) => {
+                let (op, started) = state.late[site.index()].take()?;
+                if started == state.pg[site.index()].started {
+                    world::operate(&mut state.pg, site, op, true);
+                }
             }
             Step::CrashHost(site) => {
                 state.crashes += 1;
+                state.late[site.index()] = None;
                 state.pg[site.index()].crash();
                 self.restart_agent(&mut state, site);
             }
