@@ -56,6 +56,12 @@ pub fn node(config: &Config, node: &Node, now: Time) -> Explanation {
             "is closed: the standby does not have everything yet that may have been acknowledged before the restart",
             None,
         ),
+        Phase::Sync
+            if config.durability == Durability::MaxProtection
+                && now.past(node.acked, config.timing.sync_loss()) =>
+        {
+            say("commits wait for the standby, which is away; it has every acknowledged one", None)
+        }
         Phase::Sync if !hears_arbiter => {
             say("serves; failover is off, because the arbiter is not heard", None)
         }

@@ -192,8 +192,9 @@ impl Postgresql {
 
     async fn stop(&self) -> Result<(), String> {
         self.client.lock().await.take();
-        if !self.pid_file().exists() {
-            return Ok(());
+        // After a power cut its pid file is there, and names whatever has that number now.
+        if !look::runs(self) {
+            return self.ended().await;
         }
         let mut fast = self.program("pg_ctl");
         fast.args(["stop", "-s", "-w", "-m", "fast", "-t", &FAST_STOP.as_secs().to_string(), "-D"])
@@ -204,6 +205,17 @@ impl Postgresql {
         let mut immediate = self.program("pg_ctl");
         immediate.args(["stop", "-s", "-w", "-m", "immediate", "-t", "20", "-D"]).arg(&self.settings.data);
         execute(&mut immediate, Duration::from_secs(30)).await.map(|_| ())
+    }
+
+    /// Waits until nothing is left of a server whose postmaster is gone.
+    async fn ended(&self) -> Result<(), String> {
+        let gone = async {
+            while look::has_processes(self) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let left = || "the postmaster is gone, and other processes of the server are not".to_owned();
+        timeout(FAST_STOP, gone).await.map_err(|_| left())
     }
 
     fn pid_file(&self) -> PathBuf {
@@ -255,7 +267,7 @@ impl Postgresql {
     }
 
     async fn follow(&self) -> Result<(), String> {
-        if !self.pid_file().exists() {
+        if !look::runs(self) {
             return files::follow(self);
         }
         // That of the other host is of the time when this one was primary, and would hold back the log for ever.

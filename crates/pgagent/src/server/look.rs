@@ -1,6 +1,9 @@
 //! What a server is doing.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use pgagent_core::{
     Lsn,
@@ -86,7 +89,20 @@ pub fn runs(server: &Postgresql) -> bool {
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
         return false;
     };
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim().starts_with("postgres"))
+    is_postgres(&PathBuf::from(format!("/proc/{pid}")))
+}
+
+/// Whether any process is there that works in the server's data.
+pub fn has_processes(server: &Postgresql) -> bool {
+    let Ok(data) = server.settings.data.canonicalize() else { return false };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.map(|entry| entry.path()).any(|process| {
+        fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data) && is_postgres(&process)
+    })
+}
+
+fn is_postgres(process: &Path) -> bool {
+    fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim().starts_with("postgres"))
 }
 
 async fn down(server: &Postgresql) -> Result<Server, String> {
