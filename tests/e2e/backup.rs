@@ -99,6 +99,8 @@ pub fn what_fails_leaves_the_good_ones(suite: &Suite) -> Result<()> {
         Ok(())
     };
     let on_primary = |sql: &str| lab.psql("m", sql);
+    let in_wms =
+        |sql: &str| lab.exec("m", &format!("cd /; runuser -u postgres -- psql -XAtqw -d wms -c \"{sql}\""));
 
     on_primary("alter database wms rename to elsewhere")?;
     let gone = backup(&lab, "now", []).run();
@@ -110,13 +112,13 @@ pub fn what_fails_leaves_the_good_ones(suite: &Suite) -> Result<()> {
     let half_way = |what: &str| {
         format!(
             "cd /; runuser -u postgres -- psql -XAtqw -d \"host=m,s port=5432 user=postgres passfile=/etc/pgbackup/pgpass dbname=wms \
-             target_session_attrs=read-write sslmode=require\" -c 'begin; lock table held; select pg_sleep(20)' >/dev/null 2>&1 & holder=$!; \
+             target_session_attrs=read-write sslmode=require\" -c 'begin; lock table public.held; select pg_sleep(20)' >/dev/null 2>&1 & holder=$!; \
              sleep 2; /usr/local/sbin/pgbackup now >/tmp/said 2>&1 & script=$!; \
              for try in $(seq 100); do test -e /var/backups/pgbackup/*.part/wms.dump && break; sleep 0.1; done; sleep 1; {what}; \
              wait $script; echo $?; pkill -u postgres -x psql; pkill -u postgres -x pg_dump; wait; cat /tmp/said"
         )
     };
-    on_primary("create table held as select 1 as a")?;
+    in_wms("create table public.held as select 1 as a")?;
     let primary = "sed -i 's/^BACKUP_WHERE=.*/BACKUP_WHERE=primary/' /etc/pgbackup/environment";
     lab.exec("client", primary)?;
     let said = lab.exec("client", &half_way("pkill -9 -u postgres -x pg_dump"))?;
@@ -124,7 +126,7 @@ pub fn what_fails_leaves_the_good_ones(suite: &Suite) -> Result<()> {
     failed(2, 12)?;
     let said = lab.exec("client", &half_way("kill -9 $script"))?;
     ensure!(said.starts_with("137"), "expected status 137: {said}");
-    on_primary("drop table held")?;
+    in_wms("drop table public.held")?;
     let (started, finished) =
         (metric(&lab, "started_timestamp_seconds")?, metric(&lab, "finished_timestamp_seconds")?);
     ensure!(started > finished, "expected it to be seen that it did not end: {started} and {finished}");
@@ -141,14 +143,14 @@ pub fn what_fails_leaves_the_good_ones(suite: &Suite) -> Result<()> {
     lab.exec("client", "rm /var/backups/filler")?;
     refused?.exits(1)?.says("too little space")?;
     failed(4, 11)?;
-    on_primary(
-        "create table much as select i, sha512(i::text::bytea) as noise from generate_series(1, 60000) i",
+    in_wms(
+        "create table public.much as select i, sha512(i::text::bytea) as noise from generate_series(1, 60000) i",
     )?;
     lab.exec("client", "sed -i 's/^BACKUP_RESERVE_MIB=.*/BACKUP_RESERVE_MIB=0/' /etc/pgbackup/environment")?;
     fill(2)?;
     let full = backup(&lab, "now", []).run();
     lab.exec("client", "rm /var/backups/filler")?;
-    on_primary("drop table much")?;
+    in_wms("drop table public.much")?;
     full?.exits(1)?.says("No space left on device")?;
     failed(5, 12)
 }
