@@ -105,7 +105,8 @@ fn is_postgres(process: &Path) -> bool {
     fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim().starts_with("postgres"))
 }
 
-async fn down(server: &Postgresql) -> Result<Server, String> {
+/// What the control file says of a server that does not run.
+pub async fn down(server: &Postgresql) -> Result<Server, String> {
     let mut command = server.program("pg_controldata");
     let text = execute(command.arg("-D").arg(&server.settings.data), STATEMENT).await?;
     control(&text, server.settings.data.join("standby.signal").exists())

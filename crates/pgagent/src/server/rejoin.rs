@@ -2,7 +2,9 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use super::{Postgresql, execute, files};
+use pgagent_core::node::Server;
+
+use super::{Postgresql, execute, files, look};
 use crate::log;
 
 /// How long copying may take.
@@ -13,10 +15,12 @@ const REWIND: Duration = Duration::from_secs(3600);
 /// complete.
 pub async fn rejoin(server: &Postgresql) -> Result<(), String> {
     server.stop().await?;
+    nobody_started(server)?;
     let data = &server.settings.data;
     if data.join("PG_VERSION").exists() {
         match rewind(server).await {
             Ok(()) => {
+                nobody_started(server)?;
                 files::follow(server)?;
                 return server.start().await;
             }
@@ -35,8 +39,12 @@ pub async fn anew(server: &Postgresql) -> Result<(), String> {
 }
 
 async fn rewind(server: &Postgresql) -> Result<(), String> {
-    // pg_rewind finishes a crashed server's recovery itself, which a standby's data refuses.
-    let _ = fs::remove_file(server.settings.data.join("standby.signal"));
+    // pg_rewind ends the recovery of a server that was not shut down by itself, and with it that of a standby: its log would get
+    // records that the primary never wrote, on the primary's timeline, where pg_rewind finds nothing to rewind.
+    let is_standby = server.settings.data.join("standby.signal").exists();
+    if is_standby && !matches!(look::down(server).await?, Server::Down { clean: true, .. }) {
+        return Err("this is a standby's data, and it was not shut down".to_owned());
+    }
     let mut command = server.program("pg_rewind");
     command.arg("--target-pgdata").arg(&server.settings.data);
     command.arg(format!("--source-server={}", source(server)));
@@ -71,6 +79,7 @@ async fn copy(server: &Postgresql) -> Result<(), String> {
     command.args(["-d", &server.conninfo()]);
     execute(&mut command, COPY).await?;
     files::follow_in(server, &new)?;
+    nobody_started(server)?;
     gone(&old)?;
     if data.exists() {
         fs::rename(data, &old).map_err(|error| format!("cannot move {} aside: {error}", data.display()))?;
@@ -78,6 +87,14 @@ async fn copy(server: &Postgresql) -> Result<(), String> {
     fs::rename(&new, data).map_err(|error| format!("cannot move {} into place: {error}", new.display()))?;
     log::line("info", "basebackup", &[("result", "complete"), ("old", &old.display().to_string())]);
     Ok(())
+}
+
+/// An operator may start the server at any time; its data is not touched then.
+fn nobody_started(server: &Postgresql) -> Result<(), String> {
+    match look::has_processes(server) {
+        true => Err("PostgreSQL was started by somebody else meanwhile".to_owned()),
+        false => Ok(()),
+    }
 }
 
 fn beside(data: &std::path::Path, suffix: &str) -> PathBuf {
