@@ -239,6 +239,11 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         ("password_encryption", "scram-sha-256".into(), "passwords are never sent or kept in clear".into()),
         ("synchronous_standby_names", String::new(), "nobody waits for this host's standbys".into()),
         ("cluster_name", host.name.clone(), "shown in the titles of the processes".into()),
+        (
+            "authentication_timeout",
+            "15s".into(),
+            "a connection that was cut while it was being made holds up a shutdown for as long".into(),
+        ),
         // By the kernel's clock: wal_sender_timeout goes by the wall clock, and misses it for as long as that was set back.
         (
             "tcp_keepalives_idle",
