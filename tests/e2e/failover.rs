@@ -120,7 +120,38 @@ pub fn nobody_is_promoted_needlessly(suite: &Suite) -> Result<()> {
     ensure!(told.contains("lacks acknowledged commits"), "expected s to say why it waits: {told}");
     drill.mend()?;
     drill.healthy("m", 60)?;
+
+    a_connection_that_is_closed_ends(&drill)?;
+    drill.healthy("m", 60)?;
     drill.end(0).map(drop)
+}
+
+/// When the gate closes between another agent and the server, the server learns of it at once. Else what waits for the rest
+/// of a greeting holds up a shutdown for `authentication_timeout`.
+fn a_connection_that_is_closed_ends(drill: &Drill<'_>) -> Result<()> {
+    drill.lab.exec(
+        "arbiter",
+        "setsid bash -c 'for i in $(seq 200); do
+             { exec 3<>/dev/tcp/s/5432 && exec sleep 20; } 2>/dev/null; sleep 0.1
+         done' >/dev/null 2>&1 </dev/null &",
+    )?;
+    let server =
+        "use IO::Socket::INET; $SIG{PIPE} = 'IGNORE'; $SIG{ALRM} = sub { die \"nobody came\\n\" }; alarm 10;
+        my $port = IO::Socket::INET->new(LocalPort => 5432, Listen => 9, ReuseAddr => 1) or die \"$@\\n\";
+        system(\"nft add element inet pgagent peers '{ 5432 timeout 3s }'\") == 0 or die;
+        my ($arbiter) = split ' ', `getent ahostsv4 arbiter`;
+        my $peer; do { $peer = $port->accept } until $peer->peerhost eq $arbiter; alarm 0; sleep 4;
+        for (1 .. 20) { syswrite($peer, 'x') or exit 0; select(undef, undef, undef, 0.1) }
+        die \"the connection is still there\\n\"";
+    let began = "systemctl stop pgagent postgresql@17-main";
+    let said = drill.lab.exec("s", &format!("{began}; perl -e {}", quoted(server)));
+    drill.lab.exec("s", "systemctl start pgagent")?;
+    said.map(drop)
+}
+
+/// As one word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// A primary that hears nobody closes its port in time, also with an agent that stands still and can do nothing about it;

@@ -105,6 +105,9 @@ fn run(suite: &Suite, cases: &[&Case]) -> usize {
                 let why = indented(&format!("{error:#}"));
                 println!("{seconds:7.1} s  FAILED\n{why}");
                 failures.push((case.name, why));
+                if let Err(error) = suite.start_afresh() {
+                    println!("{}", indented(&format!("could not take its labs away: {error:#}")));
+                }
             }
         }
     }

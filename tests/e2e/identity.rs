@@ -89,6 +89,10 @@ pub fn hosts_are_healthy(suite: &Suite) -> Result<()> {
     for (host, state) in states {
         ensure!(state == "running", "expected {host} to be running without failed units, got {state:?}");
     }
+    // Else each `systemctl restart` begins with a warning.
+    for (host, state) in lab.exec_everywhere("systemctl show -P NeedDaemonReload cron.service")? {
+        ensure!(state == "no", "expected systemd of {host} to have read all of its files, got {state:?}");
+    }
     Ok(())
 }
 

@@ -146,6 +146,16 @@ impl Suite {
         destroyed.map(drop)
     }
 
+    /// After a case that failed: takes its labs away, which may be wrecked, so that the next case is told about itself only.
+    pub fn start_afresh(&self) -> Result<()> {
+        if self.keep {
+            return Ok(());
+        }
+        // One that did not come up is not tried again by each case that needs it.
+        self.labs.borrow_mut().retain(|_, made| made.is_none());
+        self.pgprov(["destroy", "--all", "--yes"]).limit(180).ok().map(drop)
+    }
+
     /// The program with those arguments, its state in the suite's folder.
     pub fn pgprov(&self, args: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Program {
         Program::new(&self.pgprov)
