@@ -64,8 +64,10 @@ verify-labs: guest
 	$(CARGO) build --locked --bin pgprov --test e2e
 	target/debug/pgprov image build debian-13
 	target/debug/pgprov image build debian-13 --assets examples/pgbouncer
+	target/debug/pgprov image build debian-13 --assets examples/containers
 	scripts/stock-image
 	scripts/compose
+	scripts/container-images
 	scripts/sandbox e2e -- scripts/e2e --thorough $(ARGS)
 
 bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each

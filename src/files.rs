@@ -21,7 +21,8 @@ static TEMPLATES: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates");
 static DASHBOARDS: Dir = include_dir!("$CARGO_MANIFEST_DIR/dashboards");
 static LESSONS: Dir = include_dir!("$CARGO_MANIFEST_DIR/lessons");
 
-/// Reads roles and templates; files below `extra`/roles and `extra`/templates replace built-in ones of the same name.
+/// Reads roles and templates; files below `extra`/roles and `extra`/templates replace built-in ones of the same name, and those
+/// below `extra`/files can be installed as they are.
 ///
 /// # Errors
 /// A folder or file below `extra` that cannot be read.
@@ -31,6 +32,11 @@ pub fn sources(extra: Option<&Path>) -> anyhow::Result<Sources> {
     if let Some(extra) = extra {
         read(&extra.join("roles"), "", &mut sources.roles)?;
         read(&extra.join("templates"), "", &mut sources.templates)?;
+        each(&extra.join("files"), "files/", &mut |name, path| {
+            let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            sources.binaries.insert(name, Binary(bytes.into()));
+            Ok(())
+        })?;
     }
     Ok(sources)
 }
@@ -89,6 +95,19 @@ fn built_in(dir: &Dir) -> BTreeMap<String, String> {
 }
 
 fn read(dir: &Path, prefix: &str, texts: &mut BTreeMap<String, String>) -> anyhow::Result<()> {
+    each(dir, prefix, &mut |name, path| {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        texts.insert(name, text);
+        Ok(())
+    })
+}
+
+/// Calls `with` for every file below `dir`, if there is such a folder, with its name after `prefix` and its path.
+fn each(
+    dir: &Path,
+    prefix: &str,
+    with: &mut impl FnMut(String, &Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     if !dir.is_dir() {
         return Ok(());
     }
@@ -97,11 +116,9 @@ fn read(dir: &Path, prefix: &str, texts: &mut BTreeMap<String, String>) -> anyho
         let path = entry.with_context(list)?.path();
         let name = format!("{prefix}{}", path.file_name().unwrap_or_default().display());
         if path.is_dir() {
-            read(&path, &format!("{name}/"), texts)?;
+            each(&path, &format!("{name}/"), with)?;
         } else {
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            texts.insert(name, text);
+            with(name, &path)?;
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ mod change;
 mod checkpoint;
 mod command;
 mod connect;
+mod containers;
 mod failover;
 mod fault;
 mod fresh;
@@ -144,6 +145,7 @@ const THOROUGH: &[Case] = &[
     Case::new("monitoring-goes-with-its-key", monitoring::goes_with_its_key),
     Case::new("monitoring-agents-are-read", monitoring::agents_are_read),
     Case::new("monitoring-patroni-is-read", monitoring::patroni_is_read),
+    Case::new("monitoring-in-containers", containers::both_run),
     Case::new("role-of-ones-own", roles::pool_of_connections),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),

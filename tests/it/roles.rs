@@ -139,6 +139,26 @@ fn a_role_with_a_package_renders() {
     assert_snapshot!(home.read("rendered/m/etc/pgbouncer/userlist.txt"), @r#""shop" "********""#);
 }
 
+/// examples/containers: a file that is installed as it is, whatever is in it, and said to be missing when it is.
+#[test]
+fn a_role_with_a_file_of_its_own_renders() {
+    let home = Home::new();
+    for file in ["lab.yaml", "roles/docker.yaml"] {
+        home.write(&format!("contained/{file}"), read(&format!("examples/containers/{file}")));
+    }
+    let render = ["render", "contained/lab.yaml", "--assets", "contained"];
+    let run = home.run(&render);
+    assert_eq!(run.exit, 1, "{run}");
+    assert_snapshot!(run.stderr.trim(), @"error: rendering /srv/images/monitoring.tar of role docker on client: there is no `files/monitoring.tar` in the folder that --assets or PGPROV_ASSETS names");
+    let images = [0, 159, 146, 150, 255, 10];
+    home.write("contained/files/monitoring.tar", images);
+    let run = home.run(&render);
+    assert_eq!(run.exit, 0, "{run}");
+    assert_eq!(std::fs::read(home.path("rendered/client/srv/images/monitoring.tar")).unwrap(), images);
+    let unit = home.read("rendered/client/etc/systemd/system/monitoring-containers.service");
+    assert!(unit.contains("--project-name contained-monitoring down"), "{unit}");
+}
+
 /// The PATCH for Patroni's dynamic configuration, with jq as hosts have it: what differs is set, what was applied and is no
 /// longer wanted goes, what somebody else made stays, and once it was applied there is nothing to do.
 #[test]

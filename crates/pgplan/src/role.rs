@@ -85,7 +85,8 @@ pub struct File {
     pub template: Option<String>,
     /// The template itself.
     pub content: Option<String>,
-    /// Instead of either: what pgprov brings along and is installed as it is, a program or `dashboards/NAME.json`.
+    /// Instead of either: what is installed as it is. pgprov brings programs along and `dashboards/NAME.json`; `files/NAME` is
+    /// that file of the folder that `--assets` names.
     pub binary: Option<String>,
     /// User that owns it.
     #[serde(default = "root")]

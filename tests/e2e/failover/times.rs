@@ -25,8 +25,18 @@ const FAULTS: [Fault; 5] = [
     ("network of the standby cut", |drill, _, standby| drill.cable(standby, "down")),
 ];
 
+/// On a host whose cable is about to be pulled: how long its port stays open after that, in milliseconds.
+const WATCH_GATE: &str = r#"rm -f /run/fenced; setsid timeout 100 bash -c '
+    dev=$(ip -o -4 addr show | sed -n "s/^[0-9]*: \([^ ]*\) .* 10\.77\.10\..*/\1/p" | head -1)
+    until [ "$(cat /sys/class/net/$dev/carrier)" = 0 ]; do sleep 0.1; done
+    from=${EPOCHREALTIME/./}
+    while nft list set inet pgagent clients | grep -q elements; do sleep 0.05; done
+    echo $(( (${EPOCHREALTIME/./} - from) / 1000 )) >/run/fenced' >/dev/null 2>&1 </dev/null &"#;
+
 /// One run of a fault.
 struct Run {
+    /// From the moment in which the primary lost its network until its port was closed.
+    fenced: Option<f64>,
     /// The longest time without an acknowledged write, from the fault on.
     gap: f64,
     /// From mending until SYNC.
@@ -59,6 +69,7 @@ fn of(suite: &Suite, rounds: usize, fault: fn(&Drill<'_>, &str, &str) -> Result<
     let (mut runs, mut changes, mut primary) = (Vec::new(), 0, "m".to_owned());
     for round in 0..rounds {
         let (old, other) = (primary.clone(), if primary == "m" { "s" } else { "m" });
+        drill.lab.exec(&old, WATCH_GATE)?;
         drill.pause(3.0);
         let since = drill.now();
         fault(&drill, &old, other)?;
@@ -72,7 +83,9 @@ fn of(suite: &Suite, rounds: usize, fault: fn(&Drill<'_>, &str, &str) -> Result<
         primary = drill.settled(240).with_context(|| format!("in round {round}"))?;
         let sync = mended.elapsed().as_secs_f64();
         changes += usize::from(primary != old);
-        runs.push(Run { gap: gap(&drill.tries("writer")?, since), sync });
+        let fenced = drill.lab.exec(&old, "cat /run/fenced 2>/dev/null || true")?;
+        let fenced = fenced.parse().ok().map(|milliseconds: f64| milliseconds / 1000.0);
+        runs.push(Run { fenced, gap: gap(&drill.tries("writer")?, since), sync });
         print!("{:.1} ", runs.last().map_or(0.0, |run| run.gap));
         let _ = std::io::stdout().flush();
     }
@@ -89,28 +102,34 @@ pub fn gap(tries: &[Try], since: f64) -> f64 {
 
 fn print(rows: &[(&str, Vec<Run>)]) {
     println!(
-        "\n\n| fault | runs | write gap p50, s | p95 | max | until SYNC again p50, s | max |\n|---|---|---|---|---|---|---|"
+        "\n\n| fault | runs | write gap p50, s | p95 | max | fenced p50, s | max | until SYNC again p50, s | p95 | max |\n\
+         |---|---|---|---|---|---|---|---|---|---|"
     );
     for (name, runs) in rows {
-        let sorted = |of: fn(&Run) -> f64| {
-            let mut all: Vec<f64> = runs.iter().map(of).collect();
+        let sorted = |of: fn(&Run) -> Option<f64>| {
+            let mut all: Vec<f64> = runs.iter().filter_map(of).collect();
             all.sort_by(f64::total_cmp);
             all
         };
-        let (gaps, syncs) = (sorted(|run| run.gap), sorted(|run| run.sync));
         let at = |all: &[f64], share: f64| {
             let index = (all.len() as f64 * share).ceil() as usize;
-            all.get(index.clamp(1, all.len()) - 1).copied().unwrap_or_default()
+            let value = all.get(index.clamp(1, all.len().max(1)) - 1);
+            value.map_or_else(String::new, |seconds| format!("{seconds:.1}"))
         };
-        println!(
-            "| {name} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} |",
-            runs.len(),
+        let (gaps, fenced, syncs) =
+            (sorted(|run| Some(run.gap)), sorted(|run| run.fenced), sorted(|run| Some(run.sync)));
+        let cells = [
+            runs.len().to_string(),
             at(&gaps, 0.5),
             at(&gaps, 0.95),
             at(&gaps, 1.0),
+            at(&fenced, 0.5),
+            at(&fenced, 1.0),
             at(&syncs, 0.5),
-            at(&syncs, 1.0)
-        );
+            at(&syncs, 0.95),
+            at(&syncs, 1.0),
+        ];
+        println!("| {name} | {} |", cells.join(" | "));
     }
 }
 
