@@ -4,14 +4,13 @@ use std::{
     env, fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     command::Program,
+    monitoring::until,
     suite::{Suite, UP_LIMIT},
 };
 
@@ -19,7 +18,9 @@ const EXAMPLE: &str = "examples/containers";
 /// Containers that run, each with its health.
 const RUNNING: &str =
     "docker ps --format '{{.Names}} {{.ID}} {{.Status}}' | sed 's/Up.*(\\(.*\\))/\\1/' | sort";
-/// What of the example's lab answers.
+/// Both of them.
+const BOTH: &str = "contained-monitoring-grafana-1 healthy,contained-monitoring-prometheus-1 healthy";
+/// How many targets answer, pgload's apart.
 const SCRAPED: &str = "curl -sf http://$(ss -tlnH sport = :9090 | awk '{ print $4 }')/api/v1/targets?state=active \
     | jq -r '.data.activeTargets | map(select(.labels.job != \"pgload\").health) | group_by(.) | map(\"\\(.[0]) \\(length)\") | join(\" \")'";
 const GRAFANA: &str = "curl -sf http://$(ss -tlnH sport = :3000 | awk '{ print $4 }')/api/health";
@@ -49,43 +50,19 @@ impl Contained<'_> {
 
     /// Waits until a script on the client prints that.
     fn until(&self, script: &str, wanted: &str, seconds: u64) -> Result<()> {
-        let begun = Instant::now();
-        loop {
-            let seen = self.pgprov(&["ssh", "--lab", "contained", "client", script]).run()?.stdout;
-            if seen.trim() == wanted {
-                return Ok(());
-            }
-            ensure!(
-                begun.elapsed().as_secs() < seconds,
-                "expected {wanted:?} within {seconds} s, at last {seen:?}"
-            );
-            thread::sleep(Duration::from_secs(2));
-        }
+        until(wanted, seconds, || {
+            let seen = self.pgprov(&["ssh", "--lab", "contained", "client", script]).run()?;
+            Ok((seen.stdout.trim() != wanted).then(|| seen.to_string()))
+        })
     }
 
     /// Both run and answer, and every target is read.
     fn answers(&self) -> Result<()> {
-        self.until(&format!("{RUNNING} | cut -d' ' -f1,3 | paste -sd,"), BOTH, 60)?;
+        self.until(&format!("{RUNNING} | cut -d' ' -f1,3 | paste -sd,"), BOTH, 180)?;
         self.until(SCRAPED, "up 6", 90)?;
         ensure!(self.on_client(GRAFANA)?.contains("ok"), "expected Grafana to be well");
         Ok(())
     }
-}
-
-const BOTH: &str = "contained-monitoring-grafana-1 healthy,contained-monitoring-prometheus-1 healthy";
-
-/// Copies a folder.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-        if path.is_dir() {
-            copy(&path, &to.join(name))?;
-        } else {
-            fs::copy(&path, to.join(name))?;
-        }
-    }
-    Ok(())
 }
 
 /// They come up, are told of edits without being made anew, come back after a stop and a reboot, and leave with their key.
@@ -94,7 +71,10 @@ pub fn both_run(suite: &Suite) -> Result<()> {
         .context("PGPROV_CONTAINERS does not name a tar of images; `scripts/container-images` makes it")?;
     suite.destroy_all()?;
     let assets = suite.folder("containers")?;
-    copy(&suite.repository().join(EXAMPLE), &assets)?;
+    let example = suite.repository().join(EXAMPLE);
+    symlink(example.join("roles"), assets.join("roles"))?;
+    fs::copy(example.join("lab.yaml"), assets.join("lab.yaml"))?;
+    fs::create_dir(assets.join("files"))?;
     let lab = Contained { suite, assets };
     let file = lab.assets.join("lab.yaml");
     let missing = lab.pgprov(&["render"]).args([&file]).run()?;
@@ -131,11 +111,11 @@ pub fn both_run(suite: &Suite) -> Result<()> {
         .says("start Prometheus and Grafana in containers")?;
     lab.up(&edited)?;
     lab.answers()?;
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let before = lab.on_client(boot)?;
     lab.pgprov(&["ssh", "--lab", "contained", "client", "systemctl reboot"]).run()?;
-    thread::sleep(Duration::from_secs(5));
-    lab.until(&format!("{RUNNING} | cut -d' ' -f1,3 | paste -sd,"), BOTH, 180)?;
+    lab.until(&format!("[ \"$({boot})\" = {before} ] || echo another"), "another", 120)?;
     lab.answers()?;
-    ensure!(lab.on_client(RUNNING)? != made, "expected other containers in the end");
 
     // The other engine takes their port over, and back; without the key nothing runs.
     let packages = text.replace("engine: containers, images: /srv/images/monitoring.tar", "engine: packages");

@@ -9,6 +9,7 @@ pub mod times;
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use pgprov::ssh::quote;
 
 use self::drill::{CLIENT, Drill, FENCE, PROMOTE};
 use crate::suite::Suite;
@@ -144,14 +145,9 @@ fn a_connection_that_is_closed_ends(drill: &Drill<'_>) -> Result<()> {
         for (1 .. 20) { syswrite($peer, 'x') or exit 0; select(undef, undef, undef, 0.1) }
         die \"the connection is still there\\n\"";
     let began = "systemctl stop pgagent postgresql@17-main";
-    let said = drill.lab.exec("s", &format!("{began}; perl -e {}", quoted(server)));
+    let said = drill.lab.exec("s", &format!("{began}; perl -e {}", quote(server)));
     drill.lab.exec("s", "systemctl start pgagent")?;
     said.map(drop)
-}
-
-/// As one word of a shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// A primary that hears nobody closes its port in time, also with an agent that stands still and can do nothing about it;

@@ -64,7 +64,11 @@ fn ask(lab: &Lab, path: &str) -> Result<Value> {
     Ok(serde_json::from_str(&lab.exec("client", &script)?)?)
 }
 
-fn until(what: &str, seconds: u64, mut holds: impl FnMut() -> Result<Option<String>>) -> Result<()> {
+/// Waits until nothing is seen that is otherwise than expected.
+///
+/// # Errors
+/// It still is after that many seconds, with what was seen last.
+pub fn until(what: &str, seconds: u64, mut holds: impl FnMut() -> Result<Option<String>>) -> Result<()> {
     let begun = Instant::now();
     while let Some(seen) = holds()? {
         ensure!(begun.elapsed().as_secs() < seconds, "expected {what} within {seconds} s, at last {seen}");

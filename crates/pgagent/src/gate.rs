@@ -23,33 +23,32 @@ pub fn table(config: &Config) -> String {
         .map(|host| host.address.to_string())
         .collect();
     let others = others.join(", ");
-    // The reset that refuses a client goes out through the same port.
-    let reset = format!("add rule inet pgagent output tcp sport {own} tcp flags & rst == rst accept\n");
-    // A connection of the others that is closed ends for the server too, at the next word that it would say: else a child
-    // of the postmaster's that waits for the rest of a greeting holds up a shutdown until authentication_timeout.
-    // A client's is only cut: it may live on if the gate opens again soon.
-    let last = format!(
-        "add rule inet pgagent output ip daddr {{ {others} }} tcp sport {own} reject with tcp reset\n"
-    );
-    let chain =
-        |name: &str, port: &str, address: &str, interface: &str, first: &str, last: &str, otherwise: &str| {
-            format!(
-                "add chain inet pgagent {name} {{ type filter hook {name} priority -10; policy accept; }}\n\
+    let chain = |name: &str, port: &str, address: &str, interface: &str, first: &str, closed: &str| {
+        format!(
+            "add chain inet pgagent {name} {{ type filter hook {name} priority -10; policy accept; }}\n\
              flush chain inet pgagent {name}\n\
              add rule inet pgagent {name} {interface} lo accept\n\
              add rule inet pgagent {name} tcp {port} != {own} accept\n{first}\
              add rule inet pgagent {name} ip {address} {{ {others} }} tcp {port} @peers accept\n\
-             add rule inet pgagent {name} tcp {port} @clients accept\n{last}\
-             add rule inet pgagent {name} tcp {port} {own} {otherwise}\n"
-            )
-        };
+             add rule inet pgagent {name} tcp {port} @clients accept\n{closed}"
+        )
+    };
+    let refuse = format!("add rule inet pgagent input tcp dport {own} reject with tcp reset\n");
+    // The reset that refuses a client goes out through the same port.
+    let reset = format!("add rule inet pgagent output tcp sport {own} tcp flags & rst == rst accept\n");
+    // What a closed server still says, an acknowledgement even, must not get out. A connection of the others ends for the
+    // server too, at the next word that it would say: else a child of the postmaster's that waits for the rest of a greeting
+    // holds up a shutdown until authentication_timeout. A client's is only cut: it may live on if the gate opens again soon.
+    let silence = format!(
+        "add rule inet pgagent output ip daddr {{ {others} }} tcp sport {own} reject with tcp reset\n\
+         add rule inet pgagent output tcp sport {own} drop\n"
+    );
     format!(
         "add table inet pgagent\n\
          add set inet pgagent peers {{ type inet_service; flags timeout; }}\n\
          add set inet pgagent clients {{ type inet_service; flags timeout; }}\n{}{}",
-        chain("input", "dport", "saddr", "iif", "", "", "reject with tcp reset"),
-        // What a closed server still says, an acknowledgement even, must not get out.
-        chain("output", "sport", "daddr", "oif", &reset, &last, "drop"),
+        chain("input", "dport", "saddr", "iif", "", &refuse),
+        chain("output", "sport", "daddr", "oif", &reset, &silence),
     )
 }
 

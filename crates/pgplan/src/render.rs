@@ -527,9 +527,9 @@ impl Scope<'_> {
 
     fn binary(&self, name: &str, path: &str) -> Result<Binary, RenderError> {
         self.binaries.get(name).cloned().ok_or_else(|| {
-            let cause = match name.strip_prefix("files/") {
-                Some(_) => format!("there is no `{name}` in the folder that --assets or PGPROV_ASSETS names"),
-                None => format!(
+            let cause = match name.starts_with("files/") {
+                true => format!("there is no `{name}` in the folder that --assets or PGPROV_ASSETS names"),
+                false => format!(
                     "the program `{name}` for hosts is not there: `make guest` builds it, and PGPROV_GUEST_DIR says where it is"
                 ),
             };
