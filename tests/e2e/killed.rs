@@ -1,6 +1,6 @@
 //! `up` and `destroy` may be killed at any point: the next one finishes the work.
 
-use std::{thread, time::Duration};
+use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -141,14 +141,41 @@ pub fn while_restarting(suite: &Suite) -> Result<()> {
 pub fn powered_off_host_comes_back(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&PAIR)?;
     lab.streams("m", "s", "before the power cut")?;
+    let edited = half_installed(&lab)?;
     let domain = lab.domain("m");
     suite.virsh(["destroy", &domain]).ok()?;
-    suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?.says("start m")?;
+    suite.pgprov(["plan"]).args([&edited]).run()?.exits(4)?.says("start m")?;
+    lab.up(&edited)?.exits(0)?;
+    let finished =
+        lab.exec("m", "systemctl show -p ConditionResult,Result pgprov-files; ls /var/lib/pgprov/placing")?;
+    ensure!(
+        finished == "Result=success\nConditionResult=yes",
+        "expected the boot of m to finish the installation of files, got\n{finished}"
+    );
+    lab.psql_becomes("m", "show work_mem", "13MB")?;
+    healthy(&lab)?;
     lab.up(&lab.file)?.exits(0)?;
     let rows = lab.psql("m", "select count(*) from seen where mark = 'before the power cut'")?;
     ensure!(rows == "1", "expected the row that was written before the power cut, found {rows}");
     lab.streams("m", "s", "after the power cut")?;
     lab.is_as_its_topology_says()
+}
+
+/// A directory is where a file should be, so that the files of an edit before it have their names on m and those after it do
+/// not. Returns the edited topology.
+fn half_installed(lab: &Lab) -> Result<PathBuf> {
+    let text = std::fs::read_to_string(&lab.file)?;
+    let edited = text.replace("postgres:\n", "postgres:\n  settings: { work_mem: 13MB }\n");
+    let file = lab.suite.file("half.yaml", &edited)?;
+    let profile = "/etc/profile.d/pgprov.sh";
+    lab.exec("m", &format!("echo '# mine' >>/etc/hosts; rm {profile}; mkdir -p {profile}/in-the-way"))?;
+    lab.up(&file)?.exits(1)?.says("rename")?.says("Is a directory")?;
+    let seen = "grep -c mine /etc/hosts; cd /etc/postgresql/17/main/conf.d; grep -c 13MB 10-reload.conf; \
+                grep -c 13MB 10-reload.conf.pgprov-new; true";
+    let seen = lab.exec("m", seen)?;
+    ensure!(seen == "0\n0\n1", "expected hosts put right and 10-reload.conf not yet, got\n{seen}");
+    lab.exec("m", &format!("rm -r {profile}; sync"))?;
+    Ok(file)
 }
 
 /// `destroy` is killed half way, several times: the next one takes the rest away.

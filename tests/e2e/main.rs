@@ -194,7 +194,6 @@ const CAMPAIGN: &[Case] = &[
     Case::new("disk-full", failover::campaign::disk_full),
     Case::new("flapping", failover::campaign::flapping),
     Case::new("all-off-and-on", failover::campaign::all_off_and_on),
-    Case::new("many-failovers", failover::campaign::many_failovers),
     Case::new("lossy", failover::campaign::lossy),
     Case::new("times", failover::times::times),
 ];

@@ -101,6 +101,14 @@ impl Link {
     }
 }
 
+/// Prepares a connection on which little is said, but in time: nothing waits to be sent with more, and what was lost is
+/// sent again at the same pace each time. Twice as late each time, as usual, is for networks that are full; with a fifth
+/// of all packets lost it makes a living host silent for longer than the promote time, every few minutes.
+pub fn steady(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_tcp_thin_linear_timeouts(stream, true);
+}
+
 async fn talk(
     config: &Config,
     identity: &Identity,
@@ -113,7 +121,7 @@ async fn talk(
     let connect = TcpStream::connect((host.address, host.port));
     let stream =
         timeout(limit, connect).await.map_err(|_| slow("connecting"))?.map_err(|error| error.to_string())?;
-    let _ = stream.set_nodelay(true);
+    steady(&stream);
     let name = ServerName::try_from(host.name.clone()).map_err(|error| error.to_string())?;
     let handshake = TlsConnector::from(identity.client.clone()).connect(name, stream);
     let mut stream = timeout(limit, handshake)

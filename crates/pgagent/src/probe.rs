@@ -1,12 +1,20 @@
 //! `select 1` on another host's PostgreSQL.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use pgagent_core::{Member, Probe};
-use tokio::time::timeout;
-use tokio_postgres::{Client, error::SqlState};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_postgres::{
+    Client,
+    error::SqlState,
+    tls::{MakeTlsConnect, TlsConnect},
+};
 
-use crate::{clock, config::Config, link::Identity};
+use crate::{
+    clock,
+    config::Config,
+    link::{self, Identity},
+};
 
 /// What a try showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,32 +111,29 @@ type Connected = (Client, tokio::task::JoinHandle<()>);
 
 async fn select_1(config: &Config, identity: &Identity, of: Member) -> Result<Connected, Class> {
     let host = config.host(of);
+    let stream = TcpStream::connect((host.address, host.postgres)).await.map_err(|error| io_class(&error))?;
+    link::steady(&stream);
     let mut parameters = tokio_postgres::Config::new();
-    parameters
-        .host(&host.name)
-        .hostaddr(host.address)
-        .port(host.postgres)
-        .user(&config.probe.user)
-        .dbname("postgres")
-        .application_name("pgagent probe");
+    parameters.user(&config.probe.user).dbname("postgres").application_name("pgagent probe");
     if let Some(password) = password(config) {
         parameters.password(password);
     }
     if config.probe.tls {
         parameters.ssl_mode(tokio_postgres::config::SslMode::Require);
-        let tls = tokio_postgres_rustls::MakeRustlsConnect::new((*identity.client).clone());
-        run(&parameters, tls).await
+        let mut tls = tokio_postgres_rustls::MakeRustlsConnect::new((*identity.client).clone());
+        let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut tls, &host.name);
+        run(stream, &parameters, tls.map_err(|_| Class::Other)?).await
     } else {
-        run(&parameters, tokio_postgres::NoTls).await
+        run(stream, &parameters, tokio_postgres::NoTls).await
     }
 }
 
-async fn run<T>(parameters: &tokio_postgres::Config, tls: T) -> Result<Connected, Class>
+async fn run<T>(stream: TcpStream, parameters: &tokio_postgres::Config, tls: T) -> Result<Connected, Class>
 where
-    T: tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>,
+    T: TlsConnect<TcpStream>,
     T::Stream: Send + 'static,
 {
-    match parameters.connect(tls).await {
+    match parameters.connect_raw(stream, tls).await {
         Ok((client, connection)) => {
             let connection = tokio::spawn(async {
                 // Its end shows in the client.
@@ -154,16 +159,20 @@ fn class(error: &tokio_postgres::Error) -> Class {
     }
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return match error.kind() {
-                std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::ConnectionReset => Class::Refused,
-                std::io::ErrorKind::TimedOut => Class::Timeout,
-                _ => Class::Other,
-            };
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return io_class(error);
         }
         source = error.source();
     }
     Class::Other
+}
+
+fn io_class(error: &io::Error) -> Class {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Class::Refused,
+        io::ErrorKind::TimedOut => Class::Timeout,
+        _ => Class::Other,
+    }
 }
 
 fn password(config: &Config) -> Option<String> {

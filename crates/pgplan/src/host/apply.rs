@@ -3,7 +3,7 @@
 //! Order: packages (and before them the files that they read), directories, validation of every candidate file, installation (first beside the target, then one
 //! rename each), removal, tasks, handlers, and at last the list of installed files. Each step prints one JSON line. The
 //! script may be killed at any point, and the host lose its power: the next facts see what is missing, and what was done
-//! stays done.
+//! stays done. Files that wait for the rename of the others get theirs at the next boot (`base/files.service`).
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -47,6 +47,9 @@ pub const OLD: &str = "/run/pgprov/old";
 
 /// Suffix of a file that waits beside its target for the others.
 pub const NEW: &str = ".pgprov-new";
+
+/// The list of files that are being renamed; it is there only meanwhile.
+pub const PLACING: &str = "/var/lib/pgprov/placing";
 
 impl Bundle {
     /// The command that receives the tar stream on stdin and runs it.
@@ -276,7 +279,12 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     let (attributes, contents): (Vec<_>, Vec<_>) =
         plan.files.iter().partition(|change| change.reason == Reason::Attributes);
     if !contents.is_empty() {
-        let _ = writeln!(out, "tar -x -p --same-owner -C / -f files.tar 2>log || fail file files.tar");
+        // A list of an earlier run must not bring candidates in that are not validated yet.
+        let _ = writeln!(
+            out,
+            "mkdir -p /var/lib/pgprov && rm -f {PLACING}\n\
+             tar -x -p --same-owner -C / -f files.tar 2>log || fail file files.tar"
+        );
     }
     for change in &contents {
         if let Some(validate) = &rendered.files[change.index].validate {
@@ -295,10 +303,13 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
         let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
         let rename = format!(r#"perl -ne 'chomp; rename "$_{NEW}", $_ or die "$_: $!\n"; print "$_\n"'"#);
         let report = "while read -r path; do say done file \"$path\"; done <renamed";
-        // A file that got its name before its content was on the disk would be empty after a power cut.
+        // A file that got its name before its content was on the disk would be empty after a power cut. The list gets its
+        // name before they do, and loses it after they did: names reach the disk in order.
         let _ = write!(
             out,
-            "sync -f / || fail file sync\n{rename} >renamed 2>log <<'END' || fail file rename\n{list}END\n{report}\n"
+            "cat >{PLACING}{NEW} <<'END' 2>log || fail file {PLACING}\n{list}END\n\
+             sync -f / /var/lib/pgprov || fail file sync\nmv {PLACING}{NEW} {PLACING}\n\
+             {rename} >renamed 2>log <{PLACING} || fail file rename\nrm {PLACING}\n{report}\n"
         );
     }
     for change in &attributes {
