@@ -146,8 +146,10 @@ pub fn powered_off_host_comes_back(suite: &Suite) -> Result<()> {
     suite.virsh(["destroy", &domain]).ok()?;
     suite.pgprov(["plan"]).args([&edited]).run()?.exits(4)?.says("start m")?;
     lab.up(&edited)?.exits(0)?;
-    let finished =
-        lab.exec("m", "systemctl show -p ConditionResult,Result pgprov-files; ls /var/lib/pgprov/placing")?;
+    let finished = lab.exec(
+        "m",
+        "test ! -e /var/lib/pgprov/placing && systemctl show -p ConditionResult,Result pgprov-files",
+    )?;
     ensure!(
         finished == "Result=success\nConditionResult=yes",
         "expected the boot of m to finish the installation of files, got\n{finished}"
