@@ -42,12 +42,14 @@ pub struct Answer {
     pub facts: Facts,
     target: Target,
     session: OnceCell<Session>,
+    /// The port on which it answered, and its domain.
+    port: Option<(Libvirt, String)>,
 }
 
 impl Answer {
     /// One that was asked over this connection.
     pub fn new(target: &Target, session: Session, facts: Facts) -> Self {
-        Self { facts, target: target.clone(), session: OnceCell::from(session) }
+        Self { facts, target: target.clone(), session: OnceCell::from(session), port: None }
     }
 
     /// The connection for what comes next. One that was asked through the hypervisor has none yet.
@@ -62,9 +64,18 @@ impl Answer {
         self.session.get().context("there is no connection")
     }
 
-    /// The connection, if there is one.
-    pub fn into_session(self) -> Option<Session> {
-        self.session.into_inner()
+    /// What a script that changes nothing writes there: over the connection if there is one, else the way the host answered.
+    ///
+    /// # Errors
+    /// The host cannot be connected to, or does not answer.
+    pub fn read(&self, script: &str, limit: Duration) -> anyhow::Result<Vec<u8>> {
+        let port = self.port.as_ref().filter(|_| self.session.get().is_none());
+        if let Some((libvirt, domain)) = port
+            && let Ok(output) = libvirt.run_script(domain, script.to_owned(), PORT)
+        {
+            return Ok(output);
+        }
+        Ok(self.session()?.run("sh -s", script.as_bytes(), &mut |_| {}, limit)?.stdout)
     }
 }
 
@@ -100,7 +111,10 @@ pub fn facts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts
 /// # Errors
 /// As [`facts`].
 pub fn facts_and_details(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts> {
-    let mut facts = facts(session, rendered)?;
+    with_details(session, rendered, facts(session, rendered)?)
+}
+
+fn with_details(session: &Session, rendered: &RenderedHost, mut facts: Facts) -> anyhow::Result<Facts> {
     let details = HostPlan::new(rendered, Some(&facts)).unknown(rendered);
     if details == Details::default() {
         return Ok(facts);
@@ -111,18 +125,24 @@ pub fn facts_and_details(session: &Session, rendered: &RenderedHost) -> anyhow::
     Ok(facts)
 }
 
-/// Asks a host through the hypervisor, which costs it a fraction of a login over SSH. The answer counts only when nothing
-/// is to be done, and when a login would succeed: the host key is the pinned one, sshd runs, and the host is on the
-/// management network.
-fn by_port(libvirt: Option<&Libvirt>, asked: &Asked) -> Option<Facts> {
-    let Asked { target, domain, rendered } = asked;
+/// What a host said through the hypervisor.
+struct Told {
+    facts: Facts,
+    /// Nothing is to be done, and a login would succeed: the host key is the pinned one, sshd runs, and the host is on the
+    /// management network.
+    fine: bool,
+}
+
+/// Asks a host through the hypervisor, which costs it a fraction of a login over SSH.
+fn by_port(libvirt: &Libvirt, domain: &str, asked: &Asked) -> Option<Told> {
+    let Asked { target, rendered, .. } = asked;
     let script = format!("{}{}", login_script(), facts::script(rendered));
-    let output = libvirt?.run_script((*domain)?, script, PORT).ok()?;
+    let output = libvirt.run_script(domain, script, PORT).ok()?;
     let output = String::from_utf8_lossy(&output);
     let facts = facts::parse(&output).ok()?;
     let plan = HostPlan::new(rendered, Some(&facts));
-    let fine = plan.is_empty() && plan.unknown(rendered) == Details::default();
-    (fine && can_log_in(&output, target) && is_there(target)).then_some(facts)
+    let done = plan.is_empty() && plan.unknown(rendered) == Details::default();
+    Some(Told { fine: done && can_log_in(&output, target) && is_there(target), facts })
 }
 
 fn login_script() -> String {
@@ -149,13 +169,18 @@ pub fn all(
     limit: Duration,
 ) -> BTreeMap<String, anyhow::Result<Answer>> {
     let answers = every(hosts, |asked| {
-        let target = &asked.target;
-        if let Some(facts) = by_port(libvirt, asked) {
-            return Ok(Answer { facts, target: target.clone(), session: OnceCell::new() });
+        let Asked { target, domain, rendered } = asked;
+        let port = libvirt.zip(*domain).map(|(libvirt, domain)| (libvirt.clone(), domain.to_owned()));
+        let told = port.as_ref().and_then(|(libvirt, domain)| by_port(libvirt, domain, asked));
+        if let Some(Told { facts, fine: true }) = told {
+            return Ok(Answer { facts, target: target.clone(), session: OnceCell::new(), port });
         }
         let session = Session::connect(target, Instant::now() + limit)?;
-        let facts = facts_and_details(&session, asked.rendered)?;
-        Ok(Answer::new(target, session, facts))
+        let facts = match told {
+            Some(told) => with_details(&session, rendered, told.facts)?,
+            None => facts_and_details(&session, rendered)?,
+        };
+        Ok(Answer { port, ..Answer::new(target, session, facts) })
     });
     hosts.iter().map(|asked| asked.rendered.host.clone()).zip(answers).collect()
 }

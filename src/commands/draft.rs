@@ -536,13 +536,12 @@ impl Draft {
         &self.fleet.lab
     }
 
-    /// What `status` shows of the lab as it is now, over the connections there are.
+    /// What `status` shows of the lab as it is now, the way hosts answered.
     pub fn status(&mut self) -> Vec<status::HostStatus> {
         let Some((state, _)) = &self.state else { return Vec::new() };
-        let answers = std::mem::take(&mut self.answers).into_iter();
-        let sessions = answers.filter_map(|(name, answer)| Some((name, answer.into_session()?))).collect();
+        let answers = std::mem::take(&mut self.answers);
         let infra = self.vms().map(|vms| &vms.infra);
-        status::collect(state, &self.fleet.lab, &self.fleet.hosts, infra, sessions)
+        status::collect(state, &self.fleet.lab, &self.fleet.hosts, infra, answers)
     }
 }
 

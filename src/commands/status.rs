@@ -22,6 +22,7 @@ use crate::{
     error::Result,
     every::every,
     libvirt::Libvirt,
+    observe::Answer,
     ssh::{Session, Target},
     state::LabState,
     ui::{self, Ui},
@@ -141,19 +142,23 @@ fn list(ui: &Ui, global: &Global) -> Result {
 /// What the status scripts of each host said, by role; or why it could not be asked.
 pub type Answers = BTreeMap<String, anyhow::Result<Map<String, Value>>>;
 
-/// Asks all hosts at once, over the connections there are; the others are made.
+/// Asks all hosts at once, the way they answered before; connections to the others are made.
 pub fn collect(
     state: &LabState,
     lab: &Lab,
     rendered: &[RenderedHost],
     infra: Option<&Infra>,
-    mut sessions: BTreeMap<String, Session>,
+    mut answered: BTreeMap<String, Answer>,
 ) -> Vec<HostStatus> {
     let runs = |host: &&Host| infra.is_none() || domain_state(infra, host) == Some(DomainState::Running);
     let asked: Vec<&Host> = lab.hosts.iter().filter(runs).collect();
-    let sessions = asked.iter().map(|host| (*host, sessions.remove(&host.name)));
-    let said = every(sessions, |(host, mut session)| {
-        ask(&target(state, host)?, &mut session, scripts(rendered, &host.name))
+    let ways = asked.iter().map(|host| (*host, answered.remove(&host.name)));
+    let said = every(ways, |(host, answer)| {
+        let scripts = scripts(rendered, &host.name);
+        match answer {
+            Some(answer) => Ok(parts(&answer.read(&script(scripts), ANSWER)?, scripts)),
+            None => ask(&target(state, host)?, &mut None, scripts),
+        }
     });
     let answers: Answers = asked.iter().map(|host| host.name.clone()).zip(said).collect();
     of_hosts(lab, infra, &answers)
@@ -187,15 +192,20 @@ pub fn ask(
         Some(session) => session,
         None => session.insert(Session::connect(target, Instant::now() + CONNECT)?),
     };
-    let script: String =
-        scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n")).collect();
-    let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, ANSWER)?;
-    let roles: Vec<&str> = scripts.iter().map(|(role, _)| role.as_str()).collect();
-    Ok(parts(&String::from_utf8_lossy(&output.stdout), &roles))
+    let output = session.run("sh -s", script(scripts).as_bytes(), &mut |_| {}, ANSWER)?;
+    Ok(parts(&output.stdout, scripts))
+}
+
+/// All status scripts as one. That the last of them fails is not the failure of all.
+fn script(scripts: &[(String, String)]) -> String {
+    let parts = scripts.iter().map(|(role, text)| format!("echo '@{role}'\n(\n{text}\n)\n"));
+    parts.chain(["true\n".to_owned()]).collect()
 }
 
 /// What each role said: all its lines as JSON, or as text. A line with `@` and the name of a role begins its part.
-fn parts(output: &str, roles: &[&str]) -> Map<String, Value> {
+fn parts(output: &[u8], scripts: &[(String, String)]) -> Map<String, Value> {
+    let roles: Vec<&str> = scripts.iter().map(|(role, _)| role.as_str()).collect();
+    let output = String::from_utf8_lossy(output);
     let mut texts: Vec<(&str, String)> = Vec::new();
     for line in output.lines() {
         match (line.strip_prefix('@').filter(|name| roles.contains(name)), texts.last_mut()) {
@@ -367,7 +377,8 @@ mod tests {
     #[test]
     fn roles_say_json_or_text_on_any_number_of_lines() {
         let output = "@base\n{\"uptime_seconds\": 7}\n@own\n{\n\"beats\": 12,\n\"last\": \"now\"\n}\n@lines\none\n@two\n@mute\n";
-        let parts = parts(output, &["base", "own", "lines", "mute"]);
+        let scripts = ["base", "own", "lines", "mute"].map(|role| (role.to_owned(), String::new()));
+        let parts = parts(output.as_bytes(), &scripts);
         assert_eq!(parts["base"], json!({"uptime_seconds": 7}));
         assert_eq!(report(&parts["own"]), "beats 12, last now");
         assert_eq!(report(&parts["lines"]), "one; @two");

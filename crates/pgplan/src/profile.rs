@@ -235,6 +235,11 @@ fn replication(lab: &Lab, host: &Host) -> Vec<Computed> {
         ("max_wal_senders", streams.to_string(), "one for each host, and some for base backups".into()),
         ("max_replication_slots", streams.to_string(), "one for each host, and some to play with".into()),
         ("wal_log_hints", "on".into(), "pg_rewind needs it to bring an old primary back".into()),
+        (
+            "wal_retrieve_retry_interval",
+            "1s".into(),
+            "how soon a standby asks again for a primary that restarts; commits wait for it meanwhile".into(),
+        ),
         ("wal_keep_size", "128MB".into(), "a standby without its slot may lag this much".into()),
         ("password_encryption", "scram-sha-256".into(), "passwords are never sent or kept in clear".into()),
         ("synchronous_standby_names", String::new(), "nobody waits for this host's standbys".into()),
