@@ -150,6 +150,15 @@ fn stock(more: &str) -> Lab {
     lab::derive(&topology.unwrap_or_else(|| panic!("{findings:#?}")), &Pins::new())
 }
 
+/// The unit that finishes at boot what a power cut interrupted looks where the script that was interrupted wrote.
+#[test]
+fn the_boot_finishes_what_apply_began() {
+    let unit = include_str!("../../../templates/base/files.service");
+    assert!(unit.contains(&format!("ConditionPathExists={}\n", apply::PLACING)), "{unit}");
+    assert!(unit.contains(&format!("done <{}; ", apply::PLACING)), "{unit}");
+    assert!(unit.contains(&format!("mv -T \"$$path{}\" \"$$path\"", apply::NEW)), "{unit}");
+}
+
 /// The script that makes a fresh host what it should be.
 fn apply_script(roles: &Roles, lab: &Lab) -> String {
     let host = roles.render(lab, &masked(lab)).unwrap().remove(0);
