@@ -69,7 +69,8 @@ pub fn at(suite: &Suite, point: &Point) -> Result<()> {
 
 /// Nothing of the killed run is left on hosts, and their services run.
 fn healthy(lab: &Lab) -> Result<()> {
-    let script = "systemctl is-system-running; ls -d /var/lib/postgresql/*/*.new /run/pgprov/stage 2>/dev/null; \
+    let script = "systemctl is-system-running; ls -d /var/lib/postgresql/*/*.new /run/pgprov/stage /var/lib/pgprov/placing \
+                  2>/dev/null; \
                   find /etc /var/lib/pgprov /root -name '*.pgprov-new'";
     for (host, text) in lab.exec_everywhere(script)? {
         ensure!(text == "running", "expected {host} to be running and without leftovers, got\n{text}");
@@ -137,6 +138,19 @@ pub fn while_restarting(suite: &Suite) -> Result<()> {
     healthy(&lab)
 }
 
+/// An edit whose files are only half installed is taken back: nothing of it is left that a boot might install.
+pub fn edit_is_taken_back(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    let before = lab.psql("m", "show work_mem")?;
+    half_installed(&lab)?;
+    let left = "- m: file /etc/postgresql/17/main/conf.d/10-reload.conf.pgprov-new";
+    suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?.says(left)?;
+    lab.up(&lab.file)?.exits(0)?;
+    healthy(&lab)?;
+    suite.pgprov(["plan"]).args([&lab.file]).ok()?;
+    lab.psql_becomes("m", "show work_mem", &before)
+}
+
 /// A host that somebody powered off is started again, with its data.
 pub fn powered_off_host_comes_back(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&PAIR)?;
@@ -170,13 +184,14 @@ fn half_installed(lab: &Lab) -> Result<PathBuf> {
     let edited = text.replace("postgres:\n", "postgres:\n  settings: { work_mem: 13MB }\n");
     let file = lab.suite.file("half.yaml", &edited)?;
     let profile = "/etc/profile.d/pgprov.sh";
-    lab.exec("m", &format!("echo '# mine' >>/etc/hosts; rm {profile}; mkdir -p {profile}/in-the-way"))?;
+    let in_the_way = format!("mv {profile} /root/kept; mkdir -p {profile}/in-the-way");
+    lab.exec("m", &format!("echo '# mine' >>/etc/hosts; {in_the_way}"))?;
     lab.up(&file)?.exits(1)?.says("rename")?.says("Is a directory")?;
     let seen = "grep -c mine /etc/hosts; cd /etc/postgresql/17/main/conf.d; grep -c 13MB 10-reload.conf; \
                 grep -c 13MB 10-reload.conf.pgprov-new; true";
     let seen = lab.exec("m", seen)?;
     ensure!(seen == "0\n0\n1", "expected hosts put right and 10-reload.conf not yet, got\n{seen}");
-    lab.exec("m", &format!("rm -r {profile}; sync"))?;
+    lab.exec("m", &format!("rm -r {profile}; mv /root/kept {profile}; sync"))?;
     Ok(file)
 }
 

@@ -115,6 +115,7 @@ const CASES: &[Case] = &[
     Case::new("failover-a-lonely-primary-closes-its-port", failover::a_lonely_primary_closes_its_port),
     Case::new("lesson-hot-standby", lessons::hot_standby),
     Case::new("lesson-split-brain", lessons::split_brain),
+    Case::new("half-installed-edit-is-taken-back", killed::edit_is_taken_back),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
     Case::new("killed-while-restarting", killed::while_restarting),
     Case::new("killed-destroy", killed::destroy),

@@ -148,7 +148,12 @@ impl HostPlan {
             let text = facts.texts.get(&wanted.path);
             plan.files.extend(reason.map(|reason| Change::of_file(index, wanted, reason, text)));
         }
-        let wanted = |path: &String| rendered.files.iter().any(|file| file.path == *path);
+        // What waits for its name from an interrupted run is replaced by what gets that name now.
+        let replaced = |path: &str| {
+            let name = path.strip_suffix(apply::NEW);
+            plan.files.iter().any(|file| Some(&*file.what) == name && file.reason != Reason::Attributes)
+        };
+        let wanted = |path: &String| rendered.files.iter().any(|file| file.path == *path) || replaced(path);
         plan.remove = facts.installed.iter().filter(|path| !wanted(path)).cloned().collect();
         for (index, task) in rendered.tasks.iter().enumerate() {
             if !facts.done.contains(&index) {

@@ -135,6 +135,13 @@ fn a_host_that_has_everything_has_nothing_to_do() {
                     Some(_) => assert_eq!((plan.len(), &plan.rolling[0].call.what), (0, &handler.name)),
                 }
             }
+            // A run was killed while it installed files: what is not replaced by this one goes, first its list.
+            let waits = format!("{}{}", host.files[0].path, apply::NEW);
+            let answer = answer.replace("@packages", &format!("{}\n{waits}\n@packages", apply::PLACING));
+            let mut facts = facts::parse(&answer).unwrap();
+            assert_eq!(HostPlan::new(&host, Some(&facts)).remove, [apply::PLACING, &waits]);
+            facts.sums.insert(host.files[0].path.clone(), "another".to_owned());
+            assert_eq!(HostPlan::new(&host, Some(&facts)).remove, [apply::PLACING]);
         }
     }
     assert!(facts::parse("@boot\nb\nm\n@stats\n").is_err(), "an answer that was cut short is no answer");

@@ -279,10 +279,13 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     let (attributes, contents): (Vec<_>, Vec<_>) =
         plan.files.iter().partition(|change| change.reason == Reason::Attributes);
     if !contents.is_empty() {
-        // A list of an earlier run must not bring candidates in that are not validated yet.
+        // A list of an earlier run must not bring candidates in that are not validated yet. The new one is there before
+        // its files are: should this end here, the next facts know them.
+        let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
         let _ = writeln!(
             out,
             "mkdir -p /var/lib/pgprov && rm -f {PLACING}\n\
+             cat >{PLACING}{NEW} <<'END' 2>log || fail file {PLACING}\n{list}END\n\
              tar -x -p --same-owner -C / -f files.tar 2>log || fail file files.tar"
         );
     }
@@ -300,15 +303,13 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     let _ = writeln!(out, "{}", notes(&called.keys().collect(), &plan.reversed(rendered)));
     if !contents.is_empty() {
         keep_old(out, rendered, &contents);
-        let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
         let rename = format!(r#"perl -ne 'chomp; rename "$_{NEW}", $_ or die "$_: $!\n"; print "$_\n"'"#);
         let report = "while read -r path; do say done file \"$path\"; done <renamed";
         // A file that got its name before its content was on the disk would be empty after a power cut. The list gets its
         // name before they do, and loses it after they did: names reach the disk in order.
         let _ = write!(
             out,
-            "cat >{PLACING}{NEW} <<'END' 2>log || fail file {PLACING}\n{list}END\n\
-             sync -f / /var/lib/pgprov || fail file sync\nmv {PLACING}{NEW} {PLACING}\n\
+            "sync -f / /var/lib/pgprov || fail file sync\nmv {PLACING}{NEW} {PLACING}\n\
              {rename} >renamed 2>log <{PLACING} || fail file rename\nrm {PLACING}\n{report}\n"
         );
     }

@@ -7,6 +7,7 @@ use std::{
 
 use serde::Serialize;
 
+use super::apply::{NEW, PLACING};
 use crate::{diff, render::RenderedHost};
 
 /// Where the host keeps the list of files that pgprov installed, one path a line.
@@ -47,7 +48,7 @@ pub struct Facts {
     pub stats: BTreeMap<String, Stat>,
     /// SHA-256 by path.
     pub sums: BTreeMap<String, String>,
-    /// Paths that pgprov installed earlier.
+    /// Paths that pgprov installed earlier, and what is left of an installation that was interrupted: first its list.
     pub installed: Vec<String>,
     /// Packages that are installed, of those we need.
     pub packages: BTreeSet<String>,
@@ -104,7 +105,13 @@ pub fn script(rendered: &RenderedHost) -> String {
     if !files.is_empty() {
         let _ = writeln!(out, "echo @sums; sha256sum {} 2>/dev/null", files.join(" "));
     }
-    let _ = writeln!(out, "echo @installed; cat {INSTALLED} 2>/dev/null");
+    // What a run left that was interrupted while it installed files is ours too.
+    let _ = writeln!(
+        out,
+        "echo @installed; cat {INSTALLED} 2>/dev/null\n\
+         for list in {PLACING} {PLACING}{NEW}; do [ ! -e $list ] || {{ echo $list; while read -r path; do\n\
+         [ ! -e \"$path{NEW}\" ] || echo \"$path{NEW}\"; done <$list; }}; done"
+    );
     if !rendered.packages.is_empty() {
         let format = "-f '${Package} ${db:Status-Abbrev}\\n'";
         let _ = writeln!(
