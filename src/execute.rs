@@ -333,6 +333,11 @@ pub async fn hosts(
         senders.insert((*host).to_owned(), sender);
         ready.insert((*host).to_owned(), receiver);
     }
+    let is_local = |host: &str| {
+        let plan = plan.hosts.iter().find(|plan| plan.host == host);
+        let is_local = plan.zip(fleet.rendered(host)).is_some_and(|(plan, rendered)| plan.is_local(rendered));
+        is_local && !starts.contains(&host)
+    };
     let boots = Arc::new(Semaphore::new(fleet.boots.max(1)));
     let mut tasks = tokio::task::JoinSet::new();
     for name in boot_order(&fleet.hosts) {
@@ -343,6 +348,7 @@ pub async fn hosts(
             waits: fleet.hosts[rendered]
                 .waits_for
                 .iter()
+                .filter(|other| !(is_local(&name) && is_local(other)))
                 .filter_map(|n| Some((n.clone(), ready.get(n)?.clone())))
                 .collect(),
             start: match copies.contains(&name.as_str()) {

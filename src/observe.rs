@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     io::ErrorKind,
     net::{SocketAddr, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -111,17 +112,26 @@ pub fn facts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts
 /// # Errors
 /// As [`facts`].
 pub fn facts_and_details(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts> {
-    with_details(session, rendered, facts(session, rendered)?)
+    let facts = facts(session, rendered)?;
+    with_details(rendered, facts, |script| run(session, &script))
 }
 
-fn with_details(session: &Session, rendered: &RenderedHost, mut facts: Facts) -> anyhow::Result<Facts> {
+fn run(session: &Session, script: &str) -> anyhow::Result<Vec<u8>> {
+    Ok(session.run("sh -s", script.as_bytes(), &mut |_| {}, FACTS)?.stdout)
+}
+
+/// Adds to the facts of a host what they mean where it is not as it should be; `ask` runs a script there.
+fn with_details(
+    rendered: &RenderedHost,
+    mut facts: Facts,
+    ask: impl FnOnce(String) -> anyhow::Result<Vec<u8>>,
+) -> anyhow::Result<Facts> {
     let details = HostPlan::new(rendered, Some(&facts)).unknown(rendered);
     if details == Details::default() {
         return Ok(facts);
     }
-    let script = details.script(rendered);
-    let output = session.run("sh -s", script.as_bytes(), &mut |_| {}, FACTS)?;
-    facts.add(&String::from_utf8_lossy(&output.stdout), |line| STANDARD.decode(line).ok());
+    let output = ask(details.script(rendered))?;
+    facts.add(&String::from_utf8_lossy(&output), |line| STANDARD.decode(line).ok());
     Ok(facts)
 }
 
@@ -175,10 +185,23 @@ pub fn all(
         if let Some(Told { facts, fine: true }) = told {
             return Ok(Answer { facts, target: target.clone(), session: OnceCell::new(), port });
         }
-        let session = Session::connect(target, Instant::now() + limit)?;
-        let facts = match told {
-            Some(told) => with_details(&session, rendered, told.facts)?,
-            None => facts_and_details(&session, rendered)?,
+        let connect = || Session::connect(target, Instant::now() + limit).map_err(anyhow::Error::from);
+        let (session, facts) = match (told, &port) {
+            // It tells more while it is logged in to.
+            (Some(Told { facts, .. }), Some((libvirt, domain))) => thread::scope(|scope| {
+                let login = scope.spawn(connect);
+                let ask = |script| Ok(libvirt.run_script(domain, script, PORT)?);
+                let more = with_details(rendered, facts.clone(), ask);
+                let session = login.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")))?;
+                let facts =
+                    more.or_else(|_| with_details(rendered, facts, |script| run(&session, &script)))?;
+                anyhow::Ok((session, facts))
+            })?,
+            _ => {
+                let session = connect()?;
+                let facts = facts_and_details(&session, rendered)?;
+                (session, facts)
+            }
         };
         Ok(Answer { port, ..Answer::new(target, session, facts) })
     });

@@ -219,6 +219,17 @@ impl HostPlan {
         }
     }
 
+    /// Whether all that changes is files, and who reads them goes on meanwhile: no other host has to do with that.
+    pub fn is_local(&self, rendered: &RenderedHost) -> bool {
+        let Self { host: _, packages, directories, files: _, remove, tasks, handlers, rolling: _ } = self;
+        let reload = |call: &Call| rendered.handler(&call.what).is_some_and(|(_, handler)| handler.reload);
+        packages.is_empty()
+            && directories.is_empty()
+            && remove.is_empty()
+            && tasks.is_empty()
+            && handlers.iter().all(reload)
+    }
+
     /// First what can be done without any other host (packages, directories, files), then what may need one: tasks and
     /// handlers.
     pub fn split(self) -> (Self, Self) {

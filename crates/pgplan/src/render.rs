@@ -11,6 +11,7 @@
 //! - `slot_names`: the replication slot of each host that runs PostgreSQL; `slot`: the one this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
 
+mod misuse;
 mod order;
 mod text;
 
@@ -21,15 +22,16 @@ use std::{
 };
 
 use serde::Serialize;
-use tera::{Context, ErrorKind, Span, Tera};
+use tera::{Context, Tera};
 
 use self::{
+    misuse::{misuse, template_finding},
     order::{deadlock, waits_for},
     text::{header, hosts_lines, kept_slots, sources},
 };
 use crate::{
     digest,
-    finding::{self, Finding},
+    finding::Finding,
     lab::{Host, Lab, POSTGRES_ROLE},
     profile::{self, SLOT_PREFIX, slot_name},
     role::{self, Manifest},
@@ -180,6 +182,9 @@ pub struct Handler {
     pub unit: Option<String>,
     /// Handlers it makes needless.
     pub covers: Vec<String>,
+    /// Whether the service goes on meanwhile, so that several hosts may do it at once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reload: bool,
     /// When hosts take turns: in which order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rolling: Option<role::Rolling>,
@@ -375,63 +380,6 @@ impl Roles {
     }
 }
 
-/// What Tera says about a template that does not parse, with the file it is about.
-fn template_finding(error: &tera::Error) -> (String, Vec<Finding>) {
-    match error.kind() {
-        ErrorKind::SyntaxError(report) => {
-            let Span { start_line: line, start_col, end_line, end_col, .. } = report.span();
-            let length = if end_line == line { end_col.saturating_sub(*start_col).max(1) } else { 1 };
-            let span = finding::Span { line: *line, column: start_col + 1, length };
-            let finding = Finding::error(span, "", report.message());
-            (format!("templates/{}", report.filename()), vec![finding])
-        }
-        _ => ("templates".to_owned(), vec![whole(chain(error))]),
-    }
-}
-
-/// A finding about the whole text.
-fn whole(message: String) -> Finding {
-    Finding::error(finding::Span { line: 1, column: 1, length: 1 }, "", message)
-}
-
-/// What a schema cannot say about a manifest.
-fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if file != format!("{}.yaml", manifest.role) {
-        findings
-            .push(whole(format!("role `{}` must be in a file of that name, not in {file}", manifest.role)));
-    }
-    for file in &manifest.files {
-        match (&file.template, &file.content, &file.binary) {
-            (Some(name), None, None) if sources.templates.contains_key(name) => {}
-            (Some(name), None, None) => {
-                findings.push(whole(format!("{}: there is no templates/{name}", file.path)));
-            }
-            (None, Some(_), None) | (None, None, Some(_)) => {}
-            _ => findings
-                .push(whole(format!("{}: give exactly one of template, content and binary", file.path))),
-        }
-        if file.before_packages && file.validate.is_some() {
-            findings
-                .push(whole(format!("{}: before packages are installed nothing can validate it", file.path)));
-        }
-    }
-    for name in &manifest.uses {
-        if !sources.roles.contains_key(&format!("{name}.yaml")) {
-            findings.push(whole(format!("uses: there is no role `{name}`")));
-        }
-    }
-    let handlers: BTreeSet<&str> = manifest.handlers.iter().map(|handler| handler.name.as_str()).collect();
-    let files = manifest.files.iter().flat_map(|file| &file.notify);
-    let wanted = files.chain(manifest.tasks.iter().flat_map(|task| &task.notify));
-    for name in wanted.chain(manifest.handlers.iter().flat_map(|handler| &handler.covers)) {
-        if !handlers.contains(name.as_str()) {
-            findings.push(whole(format!("there is no handler `{name}`")));
-        }
-    }
-    findings
-}
-
 /// What the templates of one role on one host are rendered with.
 struct Scope<'a> {
     tera: &'a Tera,
@@ -478,6 +426,7 @@ impl Scope<'_> {
                 run: self.text(&handler.run, &handler.name)?,
                 unit: handler.unit.as_deref().map(|unit| self.text(unit, &handler.name)).transpose()?,
                 covers: handler.covers.clone(),
+                reload: handler.reload,
                 settled: handler.settled.as_deref().map(|it| self.text(it, &handler.name)).transpose()?,
                 rolling: handler.rolling.as_ref().map(|rolling| self.rolling(rolling)).transpose()?,
                 seconds: handler.seconds,

@@ -170,6 +170,9 @@ pub struct Handler {
     /// Handlers that need not run when this one did (restart covers reload).
     #[serde(default)]
     pub covers: Vec<String>,
+    /// The service goes on while it runs: hosts whose files change and nothing else do not wait for each other.
+    #[serde(default)]
+    pub reload: bool,
     /// Runs on one host after the other, when all hosts have their files, and only until the first that fails. It is done
     /// when the host is back and the next may go. `up --restart=never` leaves it for later.
     pub rolling: Option<Rolling>,

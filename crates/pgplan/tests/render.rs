@@ -137,11 +137,18 @@ fn a_host_that_has_everything_has_nothing_to_do() {
             }
             // A run was killed while it installed files: what is not replaced by this one goes, first its list.
             let waits = format!("{}{}", host.files[0].path, apply::NEW);
-            let answer = answer.replace("@packages", &format!("{}\n{waits}\n@packages", apply::PLACING));
-            let mut facts = facts::parse(&answer).unwrap();
+            let left = answer.replace("@packages", &format!("{}\n{waits}\n@packages", apply::PLACING));
+            let mut facts = facts::parse(&left).unwrap();
             assert_eq!(HostPlan::new(&host, Some(&facts)).remove, [apply::PLACING, &waits]);
             facts.sums.insert(host.files[0].path.clone(), "another".to_owned());
             assert_eq!(HostPlan::new(&host, Some(&facts)).remove, [apply::PLACING]);
+            // Hosts need not wait for each other while a service goes on, and have to where it is restarted.
+            for (name, is_local) in [("/10-reload.conf", true), ("/pgagent.service", false)] {
+                let Some(file) = host.files.iter().find(|file| file.path.ends_with(name)) else { continue };
+                let mut facts = facts::parse(&answer).unwrap();
+                facts.sums.insert(file.path.clone(), "another".to_owned());
+                assert_eq!(HostPlan::new(&host, Some(&facts)).is_local(&host), is_local, "{}", file.path);
+            }
         }
     }
     assert!(facts::parse("@boot\nb\nm\n@stats\n").is_err(), "an answer that was cut short is no answer");
