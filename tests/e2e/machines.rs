@@ -39,9 +39,8 @@ pub fn become_a_lab(suite: &Suite) -> Result<()> {
     suite.pgprov(["suspend", "there"]).run()?.exits(2)?.says("made of machines that were there before")?;
     suite.pgprov(["fault", "cut", "m", "--lab", "there"]).run()?.exits(2)?.says("it has no faults")?;
     // An edit is a reload, as everywhere.
-    let text =
-        fs::read_to_string(&lab.file)?.replace("hosts:", "postgres: { settings: { work_mem: 7MB } }\nhosts:");
-    fs::write(&lab.file, text)?;
+    let text = fs::read_to_string(&lab.file)?;
+    fs::write(&lab.file, text.replace("postgres:\n", "postgres:\n  settings: { work_mem: 7MB }\n"))?;
     suite.pgprov(["up"]).args([&lab.file]).limit(120).ok()?;
     let set = lab.psql("s", "show work_mem")?;
     ensure!(set == "7MB", "expected work_mem to be set on s, it is {set}");

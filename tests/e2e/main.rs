@@ -67,7 +67,6 @@ const CASES: &[Case] = &[
     Case::new("load-init", load::init),
     Case::new("load-run-status-stop-compare", load::run_status_stop_compare),
     Case::new("load-verify", load::verify),
-    Case::new("lesson-spoilt", lessons::spoilt),
     Case::new("load-own-workload-is-retried", load::own_workload_is_retried),
     Case::new("backup-cron-fires", backup::cron_fires_and_the_count_is_kept),
     Case::new("backup-dropped-table-is-restored", backup::a_dropped_table_is_restored),
@@ -119,11 +118,7 @@ const CASES: &[Case] = &[
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
     Case::new("killed-while-restarting", killed::while_restarting),
     Case::new("killed-destroy", killed::destroy),
-    Case::new("killed-with-a-vm-defined", |suite| killed::at(suite, &Point::Definition("pair-m.xml"))),
     Case::new("killed-while-booting", |suite| killed::at(suite, &Point::Said("s waking up", 700))),
-    Case::new("killed-while-starting-the-standby", |suite| {
-        killed::at(suite, &Point::Said("s start PostgreSQL", 500))
-    }),
     Case::new("unused-image-is-removed", refused::unused_image_is_removed),
     Case::new("debian-12", fresh::debian_12),
 ];
@@ -150,6 +145,7 @@ const THOROUGH: &[Case] = &[
     Case::new("role-of-ones-own", roles::pool_of_connections),
     Case::new("lesson-arbiter-failover", lessons::arbiter_failover),
     Case::new("failover-with-its-agent-well-or-dead", failover::with_its_agent_well_or_dead),
+    Case::new("lesson-spoilt", lessons::spoilt),
     Case::new("lesson-shipped-spoilt", lessons::shipped_spoilt),
     Case::new("lesson-student", lessons::played_by_a_student),
     Case::new("lesson-student-with-arbiter", lessons::arbiter_failover_by_a_student),
@@ -160,6 +156,7 @@ const THOROUGH: &[Case] = &[
     Case::new("killed-with-a-network-only", |suite| {
         killed::at(suite, &Point::Definition("networks/pgprov-pair-data.xml"))
     }),
+    Case::new("killed-with-a-vm-defined", |suite| killed::at(suite, &Point::Definition("pair-m.xml"))),
     Case::new("killed-while-copying-the-image", killed::while_copying_the_image),
     Case::new("killed-while-a-host-waits", |suite| {
         killed::at(suite, &Point::Said("s waiting for its turn", 0))
@@ -170,6 +167,9 @@ const THOROUGH: &[Case] = &[
         killed::at(suite, &Point::Said("m make the data directory", 2000))
     }),
     Case::new("killed-while-making-databases", |suite| killed::at(suite, &Point::Said("m bring roles", 0))),
+    Case::new("killed-while-starting-the-standby", |suite| {
+        killed::at(suite, &Point::Said("s start PostgreSQL", 500))
+    }),
     Case::new("killed-while-copying-the-primary", |suite| {
         killed::at(suite, &Point::Said("s copy the data directory", 2500))
     }),

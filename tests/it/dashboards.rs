@@ -96,18 +96,24 @@ fn made_panel(id: usize, panel: &Panel, place: &Value) -> Value {
         .map(|(show, reference)| {
             let expr = show.query.replace("@i", "instance=~\"$instance\"").replace('@', "job=~\"$job\",instance=~\"$instance\"");
             let instant = panel.kind == "table";
+            // A table of time series would show one series at a time.
+            let format = if instant { "table" } else { "time_series" };
             json!({"refId": reference.to_string(), "expr": expr, "legendFormat": show.legend, "datasource": source(),
-                   "instant": instant, "range": !instant})
+                   "instant": instant, "range": !instant, "format": format})
         })
         .collect();
+    // All that the JSON schema of Grafana's own library calls required.
     let options = match panel.kind.as_str() {
         "stat" => {
-            json!({"reduceOptions": {"calcs": ["lastNotNull"], "values": false}, "textMode": "auto", "colorMode": "value"})
+            json!({"reduceOptions": {"calcs": ["lastNotNull"], "values": false}, "textMode": "auto", "colorMode": "value",
+                   "graphMode": "area", "justifyMode": "auto", "orientation": "auto", "wideLayout": true,
+                   "showPercentChange": false, "percentChangeColorMode": "standard"})
         }
         "timeseries" => {
-            json!({"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}})
+            json!({"legend": {"showLegend": true, "displayMode": "list", "placement": "bottom", "calcs": []},
+                   "tooltip": {"mode": "multi", "sort": "desc"}})
         }
-        _ => json!({}),
+        _ => json!({"showHeader": true, "frameIndex": 0}),
     };
     json!({
         "id": id, "title": panel.title, "description": panel.about, "type": panel.kind, "gridPos": place, "datasource": source(),
