@@ -11,6 +11,8 @@
 //! What is under way is noted in the lab's state. A run that is killed is finished by the next `up`, `reset` or
 //! `checkpoint save`: see [`settle`].
 
+mod settle;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -32,6 +34,7 @@ use pgplan::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::settle::settle;
 use crate::{
     clock, durable,
     every::every,
@@ -75,6 +78,9 @@ pub struct Checkpoint {
     known_hosts: String,
     /// Its hosts.
     pub hosts: BTreeMap<String, SavedHost>,
+    /// SHA-256 of what its hosts were to have, if all of them were known to have it then: see [`World::rendered`].
+    #[serde(default)]
+    pub in_line: Option<String>,
 }
 
 /// A host in a checkpoint.
@@ -287,11 +293,19 @@ fn definition(world: &World, host: &Host, saved: &SavedHost, layer: u32) -> mach
     machine::domain(&world.fleet.lab, host, layer, &world.hypervisor, &image, &world.ssh_public_key)
 }
 
-/// Makes a checkpoint of a lab that runs, and lets the lab go on. One of that name is replaced when all is well.
+/// Makes a checkpoint of a lab that runs, and lets the lab go on. One of that name is replaced when all is well. `in_line`:
+/// all hosts were seen to have all that they should, and nothing else happened since.
 ///
 /// # Errors
 /// A host does not run, the pool has no room, libvirt refuses. The lab goes on, or is finished by [`settle`].
-pub fn save(world: &World, infra: &Infra, state: &LabState, name: &str, text: &str) -> anyhow::Result<()> {
+pub fn save(
+    world: &World,
+    infra: &Infra,
+    state: &LabState,
+    name: &str,
+    text: &str,
+    in_line: bool,
+) -> anyhow::Result<()> {
     let line = world.fleet.ui.line("lab", world.fleet.width());
     let store = Store::new(state);
     let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
@@ -316,7 +330,8 @@ pub fn save(world: &World, infra: &Infra, state: &LabState, name: &str, text: &s
     store.begin(&Pending::Save { name: name.to_owned(), layers: layers.clone() })?;
     line.now(&format!("saving {} hosts with their memory", hosts.len()));
     write_memory(world, &hosts, name, &layers)?;
-    finish_save(world, state, name, text, &layers)?;
+    let in_line = in_line.then(|| world.rendered()).transpose()?;
+    finish_save(world, state, name, text, &layers, in_line)?;
     line.now("going on");
     go_back(world, state, &store.find(name)?.context("the checkpoint was not written")?)?;
     line.done(&format!("checkpoint {name} is made"));
@@ -348,6 +363,7 @@ fn finish_save(
     name: &str,
     text: &str,
     layers: &BTreeMap<String, u32>,
+    in_line: Option<String>,
 ) -> anyhow::Result<()> {
     let infra = world.libvirt.observe(&world.fleet.lab.name)?;
     let saved = |host: &Host| -> anyhow::Result<(String, SavedHost)> {
@@ -364,6 +380,7 @@ fn finish_save(
         pins: world.fleet.lab.pins(),
         known_hosts: fs::read_to_string(state.known_hosts()).unwrap_or_default(),
         hosts: world.fleet.lab.hosts.iter().map(saved).collect::<anyhow::Result<_>>()?,
+        in_line,
     })
 }
 
@@ -469,11 +486,12 @@ fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -
 /// Sets the clock of a host, and waits until everything on it is as its role says: replication among others.
 fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
     let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
-    // Its files and packages are those of the disk that was restored: what has to be looked at is what lives.
+    // What is on its disk is as it was: what has to be looked at is what lives.
     let rendered = &RenderedHost {
         files: Vec::new(),
         directories: Vec::new(),
         packages: Vec::new(),
+        tasks: rendered.tasks.iter().filter(|task| !task.on_disk).cloned().collect(),
         ..rendered.clone()
     };
     let mut session = None;
@@ -531,53 +549,6 @@ fn look(
         }
     };
     observe::facts(session, rendered)
-}
-
-/// Finishes what a run that was killed has left: the checkpoint that was being made, or the way back to one. Tells what
-/// it was.
-///
-/// # Errors
-/// As [`save`] and [`reset`].
-pub fn settle(world: &World, state: &LabState, text: &str) -> anyhow::Result<Option<String>> {
-    let store = Store::new(state);
-    match store.pending()? {
-        None => Ok(None),
-        Some(Pending::Reset { name }) => {
-            let checkpoint = store.find(&name)?.with_context(|| format!("there is no checkpoint {name}"))?;
-            reset(world, &world.libvirt.observe(state.lab())?, state, &checkpoint)?;
-            Ok(Some(format!("finished going back to checkpoint {name}")))
-        }
-        Some(Pending::Save { name, layers }) => {
-            let written =
-                |checkpoint: &Checkpoint| layers.iter().all(|(host, layer)| checkpoint.has(host, *layer));
-            if !store.find(&name)?.is_some_and(|checkpoint| written(&checkpoint)) {
-                let hosts: Vec<&Host> =
-                    world.fleet.lab.hosts.iter().filter(|host| layers.contains_key(&host.name)).collect();
-                if let Err(error) = write_memory(world, &hosts, &name, &layers) {
-                    return abandon(world, state, &name, &layers, &error).map(Some);
-                }
-                finish_save(world, state, &name, text, &layers)?;
-            }
-            let checkpoint = store.find(&name)?.context("the checkpoint was not written")?;
-            reset(world, &world.libvirt.observe(state.lab())?, state, &checkpoint)?;
-            Ok(Some(format!("finished checkpoint {name}")))
-        }
-    }
-}
-
-/// A checkpoint that cannot be completed: hosts go on from their disks, which have everything they wrote.
-fn abandon(
-    world: &World,
-    state: &LabState,
-    name: &str,
-    layers: &BTreeMap<String, u32>,
-    error: &anyhow::Error,
-) -> anyhow::Result<String> {
-    let lab = state.lab();
-    let memory = layers.iter().map(|(host, layer)| memory_name(lab, host, *layer, name)).collect();
-    world.libvirt.remove_named(lab, memory)?;
-    Store::new(state).end()?;
-    Ok(format!("gave up checkpoint {name}, which was never complete ({error:#}): its hosts boot"))
 }
 
 /// Does the same with every host at once, and tells which ones failed; what kind of failure it is, the first one says.

@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use pgplan::{
+    digest,
     lab::{Host, Lab, disk_name},
     machine::{self, BootImage, Hypervisor, ImagePart, SnapshotPart, Template},
     plan::{Plan, Restart, Step, Wanted},
@@ -263,6 +264,14 @@ impl World {
             hosts: &self.fleet.hosts,
             restart,
         }
+    }
+
+    /// SHA-256 of what hosts should have, whatever they have.
+    ///
+    /// # Errors
+    /// A defect.
+    pub fn rendered(&self) -> anyhow::Result<String> {
+        Ok(digest::hex(&serde_json::to_vec(&self.fleet.hosts)?))
     }
 
     fn fresh_layer(&self, host: &str) -> u32 {

@@ -53,6 +53,12 @@ impl Answer {
         Self { facts, target: target.clone(), session: OnceCell::from(session), port: None }
     }
 
+    /// One that was not asked for facts and listens to the hypervisor.
+    pub fn unasked(target: &Target, libvirt: &Libvirt, domain: &str) -> Self {
+        let port = Some((libvirt.clone(), domain.to_owned()));
+        Self { facts: Facts::default(), target: target.clone(), session: OnceCell::new(), port }
+    }
+
     /// The connection for what comes next. One that was asked through the hypervisor has none yet.
     ///
     /// # Errors

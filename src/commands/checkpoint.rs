@@ -50,7 +50,7 @@ fn save(ui: &Ui, global: &Global, args: &CheckpointSave) -> Result {
     settle(ui, &draft)?;
     let draft = draft.look_again()?;
     let (world, infra, state, text) = draft.parts()?;
-    checkpoint::save(world, infra, state, &args.name, text)?;
+    checkpoint::save(world, infra, state, &args.name, text, false)?;
     ui.out(&format!(
         "checkpoint {} of lab {} is made ({:.1} s); go back to it with: pgprov reset {0}",
         args.name,
@@ -205,23 +205,23 @@ pub fn finish_pending(ui: &Ui, global: &Global, file: &Path) -> Result {
     settle(ui, &draft)
 }
 
-/// Restores a lab of which only its checkpoint `ready` is left. Returns whether the checkpoint fits the topology.
+/// Restores a lab of which only its checkpoint `ready` is left. Returns the checkpoint, if it fits the topology.
 ///
 /// # Errors
 /// As [`reset`].
-pub fn from_ready(ui: &Ui, global: &Global, file: &Path) -> Result<bool> {
+pub fn from_ready(ui: &Ui, global: &Global, file: &Path) -> Result<Option<Checkpoint>> {
     let assets = Assets::load(global)?;
     let (_, topology) = assets.topology(ui, file)?;
-    let Some(state) = LabState::open(&state::root()?, &topology.lab)? else { return Ok(false) };
+    let Some(state) = LabState::open(&state::root()?, &topology.lab)? else { return Ok(None) };
     let store = Store::new(&state);
     let Some(ready) = store.find(READY)?.filter(|ready| matches(&assets, ready, &topology)) else {
-        return Ok(false);
+        return Ok(None);
     };
     match go_back(ui, global, &assets, &ready, "pgprov up") {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(Some(ready)),
         Err(error) if store.pending()?.is_none() => {
             ui.warn(&format!("the lab is made anew: {:#}", error.cause));
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(error),
     }

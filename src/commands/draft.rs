@@ -289,6 +289,14 @@ impl Draft {
         Ok(digest::hex(&serde_json::to_vec(&hosts)?))
     }
 
+    /// SHA-256 of what the hosts should have, if they are VMs.
+    ///
+    /// # Errors
+    /// A defect.
+    pub fn wanted(&self) -> Result<String> {
+        Ok(self.vms().map(|vms| vms.world.rendered()).transpose()?.unwrap_or_default())
+    }
+
     /// What there is to work with: the world, what was observed, the state directory, the topology's text.
     ///
     /// # Errors
@@ -323,7 +331,7 @@ impl Draft {
         let made = self
             .parts()
             .map_err(|error| error.cause)
-            .and_then(|(world, infra, state, text)| save_checkpoint(world, infra, state, READY, text));
+            .and_then(|(world, infra, state, text)| save_checkpoint(world, infra, state, READY, text, true));
         if let Err(error) = made {
             ui.warn(&format!("no checkpoint `{READY}` was made: {error:#}"));
         }
@@ -539,8 +547,15 @@ impl Draft {
     /// What `status` shows of the lab as it is now, the way hosts answered.
     pub fn status(&mut self) -> Vec<status::HostStatus> {
         let Some((state, _)) = &self.state else { return Vec::new() };
-        let answers = std::mem::take(&mut self.answers);
+        let mut answers = std::mem::take(&mut self.answers);
         let infra = self.vms().map(|vms| &vms.infra);
+        if let Some(Vms { world, .. }) = self.vms() {
+            for (host, target) in &self.fleet.targets {
+                if let (false, Some(domain)) = (answers.contains_key(host), world.listening(host)) {
+                    answers.insert(host.clone(), Answer::unasked(target, &world.libvirt, domain));
+                }
+            }
+        }
         status::collect(state, &self.fleet.lab, &self.fleet.hosts, infra, answers)
     }
 }

@@ -42,12 +42,19 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout), by_boot: args.boot };
     checkpoint::finish_pending(ui, global, file)?;
     let mut draft = Draft::new(ui, global, file, args.hosts.as_deref(), mode)?.with_restart(restart.into());
-    let mut restored = false;
+    let mut restored = None;
     if saved.is_none() && !args.boot && !args.no_checkpoint && draft.is_put_away()? {
+        let wanted = draft.wanted()?;
         // Going back needs the lab's lock.
         drop(draft);
         restored = checkpoint::from_ready(ui, global, file)?;
-        draft = Draft::new(ui, global, file, args.hosts.as_deref(), mode)?.with_restart(restart.into());
+        // Hosts that had all of that, and were seen to live since, need not be asked whether they have it.
+        let in_line = restored.as_ref().is_some_and(|ready| ready.in_line.as_ref() == Some(&wanted));
+        draft = if in_line && restart != cli::Restart::Rolling {
+            Draft::new(ui, global, file, None, Mode::Restore)?
+        } else {
+            Draft::new(ui, global, file, args.hosts.as_deref(), mode)?.with_restart(restart.into())
+        };
     }
     if let Some(Err(refusal)) = saved.map(|saved| saved.refuse_other(&draft)) {
         draft.abandon()?;
@@ -55,7 +62,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     }
     draft.warn_of_faults(ui)?;
     let is_fresh = draft.plan.steps.iter().any(|step| step.creates().is_some());
-    let mut changes = usize::from(restored);
+    let mut changes = usize::from(restored.is_some());
     let mut timings: Vec<Timing> = Vec::new();
     let mut agreed = BTreeSet::new();
     for round in 0..=ROUNDS {

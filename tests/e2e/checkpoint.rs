@@ -155,6 +155,15 @@ pub fn up_starts_from_ready(suite: &Suite) -> Result<()> {
     let up = lab.up(&lab.file)?.exits(0)?.says("checkpoint ready")?;
     ensure!(!up.stderr.contains("make the data directory"), "expected nothing to be built in\n{up}");
     as_it_was(&lab)?;
+    lab.is_as_its_topology_says()?;
+
+    // An edit from before is brought in line, although the machines are those of the checkpoint.
+    suite.pgprov(["destroy", "pair", "--yes", "--keep-checkpoints"]).limit(120).ok()?;
+    let text = std::fs::read_to_string(&lab.file)?;
+    let edited = text.replace("postgres:\n", "postgres:\n  settings: { work_mem: 11MB }\n");
+    let up = lab.up(&suite.file("ready.yaml", &edited)?)?.exits(0)?.says("checkpoint ready")?;
+    let set = lab.psql("s", "show work_mem")?;
+    ensure!(set == "11MB", "expected work_mem to be set on s, it is {set}; said\n{up}");
     suite.pgprov(["destroy", "pair", "--yes"]).limit(120).ok()?;
     suite.forget(&PAIR);
     nothing_left(suite, "pair")

@@ -48,6 +48,7 @@ pub fn become_a_lab(suite: &Suite) -> Result<()> {
     for (_, name, _) in MACHINES {
         suite.virsh(["reset", name]).ok()?;
     }
+    made.wait()?;
     suite.pgprov(["up"]).args([&lab.file]).limit(300).ok()?;
     lab.streams("m", "s", "after a power cut")?;
 

@@ -158,6 +158,9 @@ pub struct Task {
     pub name: String,
     /// Check.
     pub unless: String,
+    /// Whether what it does is on the disk.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub on_disk: bool,
     /// Prints what it would do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<String>,
@@ -490,6 +493,7 @@ impl Scope<'_> {
         Ok(Task {
             name: self.text(&task.name, &task.name)?,
             unless: self.text(&task.unless, &task.name)?,
+            on_disk: task.on_disk,
             changes: task.changes.as_deref().map(|script| self.text(script, &task.name)).transpose()?,
             run: self.text(&task.run, &task.name)?,
             seconds: task.seconds,

@@ -140,6 +140,9 @@ pub struct Task {
     pub when: Option<String>,
     /// Shell script (template) that succeeds when there is nothing to do. `running UNIT` in it succeeds while a service has processes.
     pub unless: String,
+    /// What it does is on the disk: not looked at when a host was restored with its disk as it was.
+    #[serde(default)]
+    pub on_disk: bool,
     /// Shell script (template) that prints what it would do, for the plan: a line each, beginning with `+`, `~` or `-`, or
     /// with `!` when data is lost. Lines with `!` need the user's consent: `consented LINE` in `run` succeeds for those,
     /// without their `! `, that have it.
