@@ -450,6 +450,8 @@ fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint) -> anyhow::
     state.write(&state.topology(), checkpoint.topology.as_bytes())?;
     // Memory, disks and definitions are those of a lab without faults; see save().
     fault::Store::new(state).forget()?;
+    // All have the same time again before the first is told that it jumped.
+    each(&hosts, |host| set_clock(world, host, None))?;
     each(&hosts, |host| verify(world, host))?;
     let store = Store::new(state);
     store.end()?;
@@ -483,7 +485,7 @@ fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -
     Ok(())
 }
 
-/// Sets the clock of a host, and waits until everything on it is as its role says: replication among others.
+/// Tells a host that its clock jumped, and waits until everything on it is as its role says: replication among others.
 fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
     let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
     // What is on its disk is as it was: what has to be looked at is what lives.
@@ -496,8 +498,10 @@ fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
     };
     let mut session = None;
     let deadline = Instant::now() + VERIFY;
+    let mut first = rendered.resumed.concat();
     loop {
-        let facts = look(world, host, rendered, &mut session)?;
+        let facts = look(world, host, rendered, &first, &mut session)?;
+        first.clear();
         let undone = |(index, _): &(usize, _)| !facts.done.contains(index);
         let left: Vec<&str> =
             rendered.tasks.iter().enumerate().filter(undone).map(|(_, task)| task.name.as_str()).collect();
@@ -515,39 +519,44 @@ fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
     }
 }
 
+/// Sets the clock of a host: over its connection, or through the hypervisor, which is there at once, or over SSH where nobody
+/// listens for that.
 fn set_clock(world: &World, host: &Host, session: Option<&Session>) -> anyhow::Result<()> {
-    match session {
-        Some(session) => execute::set_clock(session),
-        None => {
-            let command = execute::set_clock_command(SystemTime::now())?;
-            Ok(world.libvirt.run_script(&host.domain, command, PORT).map(drop)?)
+    if let Some(session) = session {
+        return execute::set_clock(session);
+    }
+    if let Some(domain) = world.listening(&host.name) {
+        let command = execute::set_clock_command(SystemTime::now())?;
+        if world.libvirt.run_script(domain, command, PORT).is_ok() {
+            return Ok(());
         }
     }
+    execute::set_clock(&connect(world, host)?)
 }
 
-/// Sets the clock of a host that was restored, and asks for its facts: through the hypervisor, which is there at once,
-/// or over SSH where nobody listens for that.
+fn connect(world: &World, host: &Host) -> anyhow::Result<Session> {
+    Ok(Session::connect(&world.fleet.targets[&host.name], Instant::now() + ANSWER)?)
+}
+
+/// Runs a script on a host that was restored, and asks for its facts, in the ways of [`set_clock`].
 fn look(
     world: &World,
     host: &Host,
     rendered: &RenderedHost,
+    first: &str,
     session: &mut Option<Session>,
 ) -> anyhow::Result<Facts> {
     if let (None, Some(domain)) = (&session, world.listening(&host.name)) {
-        let clock = execute::set_clock_command(SystemTime::now())?;
-        let script = format!("{clock}\n{}", facts::script(rendered));
+        let script = format!("{first}\n{}", facts::script(rendered));
         if let Ok(output) = world.libvirt.run_script(domain, script, PORT) {
             return facts::parse(&String::from_utf8_lossy(&output)).map_err(anyhow::Error::msg);
         }
     }
     let session = match session {
         Some(session) => session,
-        None => {
-            let new = Session::connect(&world.fleet.targets[&host.name], Instant::now() + ANSWER)?;
-            execute::set_clock(&new)?;
-            session.insert(new)
-        }
+        None => session.insert(connect(world, host)?),
     };
+    observe::run(session, first)?;
     observe::facts(session, rendered)
 }
 

@@ -122,7 +122,11 @@ pub fn facts_and_details(session: &Session, rendered: &RenderedHost) -> anyhow::
     with_details(rendered, facts, |script| run(session, &script))
 }
 
-fn run(session: &Session, script: &str) -> anyhow::Result<Vec<u8>> {
+/// What a script writes there.
+///
+/// # Errors
+/// The connection breaks.
+pub fn run(session: &Session, script: &str) -> anyhow::Result<Vec<u8>> {
     Ok(session.run("sh -s", script.as_bytes(), &mut |_| {}, FACTS)?.stdout)
 }
 
@@ -162,7 +166,9 @@ fn by_port(libvirt: &Libvirt, domain: &str, asked: &Asked) -> Option<Told> {
 }
 
 fn login_script() -> String {
-    format!("{RUNNING}echo @login; running ssh.service && cat /etc/ssh/ssh_host_ed25519_key.pub\n")
+    format!(
+        "{RUNNING}echo @login; running ssh.service && read -r key </etc/ssh/ssh_host_ed25519_key.pub && echo \"$key\"\n"
+    )
 }
 
 fn can_log_in(output: &str, target: &Target) -> bool {

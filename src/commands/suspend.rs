@@ -5,7 +5,7 @@ use crate::{
     cli::{Global, LabArg},
     error::{Error, Result},
     every::every,
-    execute,
+    execute, observe,
     ui::Ui,
 };
 use pgplan::observed::DomainState;
@@ -45,7 +45,7 @@ pub fn suspend(ui: &Ui, global: &Global, args: &LabArg) -> Result {
 /// # Errors
 /// There is no such lab, libvirt refuses, or a host does not answer.
 pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
-    let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
+    let (open, assets) = OpenLab::find(global, args.lab.as_deref())?;
     let _lock = open.state.lock("pgprov resume", LOCK)?;
     let libvirt = open.hypervisor(global, "memory that could be saved")?;
     let name = open.lab.name.as_str();
@@ -65,11 +65,22 @@ pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
     line.now(&format!("waking {} hosts", asleep.len()));
     each(&asleep, |host| libvirt.start_host(name, host).map_err(Error::from))?;
     line.now("setting clocks");
-    each(&asleep, |host| {
-        let host = open.host(host)?;
-        execute::set_clock(&open.connect(host)?)?;
+    let rendered = open.rendered(&assets)?;
+    let sessions = every(&asleep, |host| -> Result<_> {
+        let session = open.connect(open.host(host)?)?;
+        execute::set_clock(&session)?;
+        Ok(session)
+    });
+    let sessions = sessions.into_iter().collect::<Result<Vec<_>>>()?;
+    // All have the same time again before the first is told that it jumped.
+    every(asleep.iter().zip(sessions), |(name, session)| -> Result {
+        let host = rendered.iter().find(|host| host.host == **name);
+        let resumed = host.map(|host| host.resumed.concat()).unwrap_or_default();
+        observe::run(&session, &resumed)?;
         Ok(())
-    })?;
+    })
+    .into_iter()
+    .collect::<Result>()?;
     line.done(&format!("{} hosts awake", asleep.len()));
     ui.out(&format!("lab {name} is awake"));
     Ok(())

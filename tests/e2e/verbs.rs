@@ -105,10 +105,21 @@ pub fn suspend_and_resume(suite: &Suite) -> Result<()> {
     for name in ["m", "s", "arbiter", "client"] {
         ensure!(host(&asleep, name)?["state"] == "saved", "expected {name} to be saved in {asleep:#}");
     }
-    // Clocks of sleeping hosts stand still.
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    // Clocks of sleeping hosts stand still; they sleep for longer than a stream may be silent.
+    let silence = std::time::Duration::from_secs(12);
+    std::thread::sleep(silence);
     suite.pgprov(["resume", lab.name]).limit(200).ok()?.says("lab lab is awake")?;
+    // One that began before the sleep would be broken off by its timeout, some seconds later.
+    let stream = "select pid from pg_stat_replication where state = 'streaming'";
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let began_with = lab.psql("m", stream)?;
     check_clocks(&lab)?;
+    std::thread::sleep(silence);
+    let goes_on = lab.psql("m", stream)?;
+    ensure!(
+        !goes_on.is_empty() && goes_on == began_with,
+        "expected the stream of {began_with:?} to go on, it is {goes_on:?}"
+    );
     let same = lab.psql("m", "select pg_postmaster_start_time()")?;
     ensure!(same == began, "expected the server that ran since {began}, it runs since {same}");
     lab.psql_becomes("s", "select count(*) from seen where mark = 'before the sleep'", "1")?;

@@ -96,6 +96,9 @@ pub struct RenderedHost {
     /// Scripts that print why the host may not be touched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refuse: Vec<String>,
+    /// Scripts that run after a pause, when the clock was set.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<String>,
     /// Status scripts by role.
     pub status: Vec<(String, String)>,
     /// Log scripts by role.
@@ -438,6 +441,9 @@ impl Scope<'_> {
         if let Some(refuse) = &manifest.refuse {
             let script = self.text(refuse, "refuse")?;
             out.refuse.extend(Some(script).filter(|script| !script.trim().is_empty()));
+        }
+        if let Some(resumed) = &manifest.resumed {
+            out.resumed.push(self.text(resumed, "resumed")?);
         }
         if let Some(status) = &manifest.status {
             out.status.push((self.role.to_owned(), self.text(status, "status")?));

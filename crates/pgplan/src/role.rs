@@ -49,6 +49,9 @@ pub struct Manifest {
     pub handlers: Vec<Handler>,
     /// Shell script (template) that runs before anything is changed: what it prints is why this host may not be touched.
     pub refuse: Option<String>,
+    /// Shell script (template) that runs on a host that went on with its memory after a pause, when the clocks of all hosts were
+    /// set: what goes by the clock believes that it waited for as long.
+    pub resumed: Option<String>,
     /// Shell script (template) whose output is one JSON object for `pgprov status`.
     pub status: Option<String>,
     /// Shell script (template) whose output are the last lines of this role's log, for `pgprov logs`.

@@ -94,7 +94,7 @@ impl Stat {
 pub fn script(rendered: &RenderedHost) -> String {
     let mut out = format!(
         "exec 9>{LOCK} && flock -w 120 9 || {{ echo 'another pgprov is at work on this host' >&2; exit 75; }}\n\
-         echo @boot; cat /proc/sys/kernel/random/boot_id /etc/machine-id\n"
+         echo @boot; read -r id </proc/sys/kernel/random/boot_id; echo \"$id\"; read -r id </etc/machine-id; echo \"$id\"\n"
     );
     let files: Vec<&str> = rendered.files.iter().map(|file| file.path.as_str()).collect();
     let directories = rendered.directories.iter().map(|directory| directory.path.as_str());
