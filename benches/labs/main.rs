@@ -92,6 +92,9 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
         save.push(run(&["checkpoint", "save", "ready", "--lab", "lab"])?);
         restore.push(bare::restore("lab")?);
         reset.push(run(&["reset", "--lab", "lab"])?);
+        run(&["destroy", "lab", "--yes"])?;
+        // One that `up` made itself and that fits the topology, unlike the one above.
+        run(&["up", "topologies/lab.yaml"])?;
         run(&["destroy", "lab", "--yes", "--keep-checkpoints"])?;
         ready.push(run(&["up", "topologies/lab.yaml"])?);
         run(&["destroy", "lab", "--yes"])?;
