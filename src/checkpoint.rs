@@ -78,7 +78,7 @@ pub struct Checkpoint {
     known_hosts: String,
     /// Its hosts.
     pub hosts: BTreeMap<String, SavedHost>,
-    /// SHA-256 of what its hosts were to have, if all of them were known to have it then: see [`World::rendered`].
+    /// SHA-256 of what its hosts were to have, if all of them were known to have it then: see [`World::digest_of_hosts`].
     #[serde(default)]
     pub in_line: Option<String>,
 }
@@ -330,7 +330,7 @@ pub fn save(
     store.begin(&Pending::Save { name: name.to_owned(), layers: layers.clone() })?;
     line.now(&format!("saving {} hosts with their memory", hosts.len()));
     write_memory(world, &hosts, name, &layers)?;
-    let in_line = in_line.then(|| world.rendered()).transpose()?;
+    let in_line = in_line.then(|| world.digest_of_hosts()).transpose()?;
     finish_save(world, state, name, text, &layers, in_line)?;
     line.now("going on");
     go_back(world, state, &store.find(name)?.context("the checkpoint was not written")?)?;
@@ -498,7 +498,7 @@ fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
     };
     let mut session = None;
     let deadline = Instant::now() + VERIFY;
-    let mut first = rendered.resumed.concat();
+    let mut first = rendered.after_a_jump();
     loop {
         let facts = look(world, host, rendered, &first, &mut session)?;
         first.clear();
@@ -547,7 +547,7 @@ fn look(
     session: &mut Option<Session>,
 ) -> anyhow::Result<Facts> {
     if let (None, Some(domain)) = (&session, world.listening(&host.name)) {
-        let script = format!("{first}\n{}", facts::script(rendered));
+        let script = format!("{first}{}", facts::script(rendered));
         if let Ok(output) = world.libvirt.run_script(domain, script, PORT) {
             return facts::parse(&String::from_utf8_lossy(&output)).map_err(anyhow::Error::msg);
         }
@@ -556,7 +556,9 @@ fn look(
         Some(session) => session,
         None => session.insert(connect(world, host)?),
     };
-    observe::run(session, first)?;
+    if !first.is_empty() {
+        observe::run(session, first)?;
+    }
     observe::facts(session, rendered)
 }
 

@@ -519,6 +519,9 @@ pub struct Reset {
     pub lab: LabOption,
     /// Name of the checkpoint [default: ready, which `up` makes]
     pub name: Option<String>,
+    /// Destroy hosts that the checkpoint does not have without asking
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Arguments of completion

@@ -26,7 +26,7 @@ use pgplan::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use self::inside::{boot_and_ask, configure, install};
+use self::inside::{after_a_jump, boot_and_ask, configure, install};
 pub use self::{
     inside::{set_clock, set_clock_command},
     turns::turns,
@@ -270,7 +270,7 @@ impl World {
     ///
     /// # Errors
     /// A defect.
-    pub fn rendered(&self) -> anyhow::Result<String> {
+    pub fn digest_of_hosts(&self) -> anyhow::Result<String> {
         Ok(digest::hex(&serde_json::to_vec(&self.fleet.hosts)?))
     }
 
@@ -475,6 +475,7 @@ impl Pipeline {
     async fn run(mut self, boots: &Semaphore) -> anyhow::Result<(Timing, Answer)> {
         let host = self.fleet.hosts[self.rendered].host.clone();
         let mut boot = Duration::ZERO;
+        let woken = self.start.is_some() && !self.fresh;
         let mut slot = None;
         let mut answer = match self.answer.take() {
             Some(answer) => answer,
@@ -521,9 +522,14 @@ impl Pipeline {
         let begun = Instant::now();
         let answer = login.await??;
         let (fleet, line, rendered) = (self.fleet, self.line, self.rendered);
-        let (answer, changes) =
-            tokio::task::spawn_blocking(move || configure(&fleet, rendered, answer, installed > 0, &line))
-                .await??;
+        let (answer, changes) = tokio::task::spawn_blocking(move || {
+            // Not before the hosts that it waits for have the right time, too.
+            if woken {
+                after_a_jump(&fleet, rendered, &answer)?;
+            }
+            configure(&fleet, rendered, answer, installed > 0, &line)
+        })
+        .await??;
         Ok((Timing { host, boot, configure: begun.elapsed(), changes: installed + changes }, answer))
     }
 }

@@ -136,7 +136,7 @@ pub fn reset(ui: &Ui, global: &Global, args: &Reset) -> Result {
     let wanted = args.name.as_deref().unwrap_or(READY);
     let Some(checkpoint) = store.find(wanted)? else { return Err(missing(&store, &name, wanted)?) };
     let begun = Instant::now();
-    go_back(ui, global, &assets, &checkpoint, "pgprov reset")?;
+    go_back(ui, global, &assets, &checkpoint, "pgprov reset", args.yes)?;
     ui.out(&format!(
         "lab {name} is as it was at checkpoint {wanted}, {} ago ({:.1} s)",
         age(checkpoint.created),
@@ -154,11 +154,37 @@ fn missing(store: &Store, lab: &str, name: &str) -> Result<Error> {
     Ok(Error::usage(format!("lab {lab} has no checkpoint `{name}`")).hint(hint))
 }
 
-fn go_back(ui: &Ui, global: &Global, assets: &Assets, checkpoint: &Checkpoint, what: &str) -> Result {
+/// Hosts that were added since are destroyed only with consent.
+fn go_back(
+    ui: &Ui,
+    global: &Global,
+    assets: &Assets,
+    checkpoint: &Checkpoint,
+    what: &str,
+    yes: bool,
+) -> Result {
     let topology = parse(assets, &checkpoint.topology, &format!("checkpoint {}", checkpoint.name))?;
     let text = checkpoint.topology.clone();
     let draft = Draft::of(ui, global, assets, (text, topology), Mode::Restore, Some(&checkpoint.pins), what)?;
     let (world, infra, state, _) = draft.parts()?;
+    let lost: Vec<&str> = infra
+        .domains
+        .keys()
+        .filter(|host| world.fleet.lab.host(host).is_none())
+        .map(String::as_str)
+        .collect();
+    if !lost.is_empty() && !yes {
+        let loss = format!(
+            "destroy {} with all data: checkpoint {} does not have it",
+            lost.join(", "),
+            checkpoint.name
+        );
+        if !ui.confirm(&format!("This will {loss}. Go on?")) {
+            return Err(
+                Error::usage(format!("not confirmed: {loss}")).hint("add --yes to do it without asking")
+            );
+        }
+    }
     checkpoint::reset(world, infra, state, checkpoint)?;
     super::context::keep_pins(state, &world.fleet.lab)
 }
@@ -217,7 +243,7 @@ pub fn from_ready(ui: &Ui, global: &Global, file: &Path) -> Result<Option<Checkp
     let Some(ready) = store.find(READY)?.filter(|ready| matches(&assets, ready, &topology)) else {
         return Ok(None);
     };
-    match go_back(ui, global, &assets, &ready, "pgprov up") {
+    match go_back(ui, global, &assets, &ready, "pgprov up", false) {
         Ok(()) => Ok(Some(ready)),
         Err(error) if store.pending()?.is_none() => {
             ui.warn(&format!("the lab is made anew: {:#}", error.cause));

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use pgplan::{
     diff,
-    host::{Change, Facts, Reason},
+    host::{
+        Change, Facts, Reason,
+        apply::{NEW, PLACING},
+    },
     render::RenderedHost,
 };
 use serde::Serialize;
@@ -45,7 +48,10 @@ pub fn run(ui: &Ui, global: &Global, file: &Path) -> Result {
         let gone = |path: &String| Difference {
             host: host.host.clone(),
             path: path.clone(),
-            what: "goes: no role wants it any more".to_owned(),
+            what: match path.strip_suffix(NEW).unwrap_or(path) {
+                name if name != path || name == PLACING => "goes: an interrupted run left it".to_owned(),
+                _ => "goes: no role wants it any more".to_owned(),
+            },
             diff: None,
         };
         all.extend(plan.remove.iter().map(gone));

@@ -293,8 +293,8 @@ impl Draft {
     ///
     /// # Errors
     /// A defect.
-    pub fn wanted(&self) -> Result<String> {
-        Ok(self.vms().map(|vms| vms.world.rendered()).transpose()?.unwrap_or_default())
+    pub fn digest_of_hosts(&self) -> Result<String> {
+        Ok(self.vms().map(|vms| vms.world.digest_of_hosts()).transpose()?.unwrap_or_default())
     }
 
     /// What there is to work with: the world, what was observed, the state directory, the topology's text.
@@ -328,10 +328,11 @@ impl Draft {
 
     /// Makes the checkpoint that `reset` goes back to. That there is no room for it is no reason for `up` to fail.
     pub fn make_ready(&self, ui: &Ui) {
-        let made = self
-            .parts()
-            .map_err(|error| error.cause)
-            .and_then(|(world, infra, state, text)| save_checkpoint(world, infra, state, READY, text, true));
+        // What restarts was perhaps left for later.
+        let in_line = self.restart != Restart::Never;
+        let made = self.parts().map_err(|error| error.cause).and_then(|(world, infra, state, text)| {
+            save_checkpoint(world, infra, state, READY, text, in_line)
+        });
         if let Err(error) = made {
             ui.warn(&format!("no checkpoint `{READY}` was made: {error:#}"));
         }

@@ -8,7 +8,7 @@ use crate::{
     execute, observe,
     ui::Ui,
 };
-use pgplan::observed::DomainState;
+use pgplan::{observed::DomainState, render::RenderedHost};
 use std::time::Duration;
 
 const LOCK: Duration = Duration::from_secs(10);
@@ -56,6 +56,7 @@ pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
         .filter(|(_, domain)| domain.state != DomainState::Running)
         .map(|(host, _)| host.as_str())
         .collect();
+    let rendered = open.rendered(&assets)?;
     let line = ui.line(name, name.len());
     for (kind, network) in &infra.networks {
         if !network.active {
@@ -65,22 +66,20 @@ pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
     line.now(&format!("waking {} hosts", asleep.len()));
     each(&asleep, |host| libvirt.start_host(name, host).map_err(Error::from))?;
     line.now("setting clocks");
-    let rendered = open.rendered(&assets)?;
     let sessions = every(&asleep, |host| -> Result<_> {
         let session = open.connect(open.host(host)?)?;
         execute::set_clock(&session)?;
         Ok(session)
     });
-    let sessions = sessions.into_iter().collect::<Result<Vec<_>>>()?;
     // All have the same time again before the first is told that it jumped.
-    every(asleep.iter().zip(sessions), |(name, session)| -> Result {
-        let host = rendered.iter().find(|host| host.host == **name);
-        let resumed = host.map(|host| host.resumed.concat()).unwrap_or_default();
-        observe::run(&session, &resumed)?;
-        Ok(())
-    })
-    .into_iter()
-    .collect::<Result>()?;
+    let told = every(asleep.iter().zip(sessions), |(name, session)| -> Result {
+        let session = session?;
+        match rendered.iter().find(|host| host.host == **name).map(RenderedHost::after_a_jump) {
+            Some(script) if !script.is_empty() => Ok(observe::run(&session, &script).map(drop)?),
+            _ => Ok(()),
+        }
+    });
+    told.into_iter().collect::<Result>()?;
     line.done(&format!("{} hosts awake", asleep.len()));
     ui.out(&format!("lab {name} is awake"));
     Ok(())

@@ -44,7 +44,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     let mut draft = Draft::new(ui, global, file, args.hosts.as_deref(), mode)?.with_restart(restart.into());
     let mut restored = None;
     if saved.is_none() && !args.boot && !args.no_checkpoint && draft.is_put_away()? {
-        let wanted = draft.wanted()?;
+        let wanted = draft.digest_of_hosts()?;
         // Going back needs the lab's lock.
         drop(draft);
         restored = checkpoint::from_ready(ui, global, file)?;

@@ -82,6 +82,14 @@ pub(super) fn boot_and_ask(
     })
 }
 
+/// Tells a host that its clock was set.
+pub(super) fn after_a_jump(fleet: &Fleet, rendered: usize, answer: &Answer) -> anyhow::Result<()> {
+    match fleet.hosts[rendered].after_a_jump() {
+        script if script.is_empty() => Ok(()),
+        script => observe::run(answer.session()?, &script).map(drop),
+    }
+}
+
 /// Installs packages and files, and tells how many changes that was. Who reads them is noted on the host, for
 /// [`configure`].
 pub(super) fn install(fleet: &Fleet, rendered: usize, answer: &Answer, line: &Line) -> anyhow::Result<usize> {

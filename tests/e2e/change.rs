@@ -164,6 +164,10 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     let now = others(&lab)?;
     ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
 
+    // Going back would take them away, with what is on them.
+    let refused = lab.pgprov("reset", []).run()?.exits(2)?;
+    refused.says("destroy far, visitor with all data")?.says("--yes")?;
+
     // It is told to follow m while it streams from s: the slot that it uses there goes all the same.
     let direct = suite.file("direct.yaml", &more.replace("follows: s }", "follows: m }"))?;
     lab.up(&direct)?.exits(0)?;

@@ -202,6 +202,12 @@ pub struct Handler {
 }
 
 impl RenderedHost {
+    /// What runs on a host whose clock jumped, for a shell that goes on with something else; empty when nothing does.
+    pub fn after_a_jump(&self) -> String {
+        let script = |script: &String| format!("(\n{}\n) >/dev/null 2>&1 </dev/null\n", script.trim_end());
+        self.resumed.iter().map(script).collect()
+    }
+
     /// The handler of that name, with its index.
     pub fn handler(&self, name: &str) -> Option<(usize, &Handler)> {
         self.handlers.iter().enumerate().find(|(_, handler)| handler.name == name)

@@ -171,6 +171,8 @@ impl Details {
             let changes = rendered.tasks[*index].changes.as_deref().unwrap_or_default();
             let _ = writeln!(out, "echo @task {index}; (\n{}\n) 2>/dev/null </dev/null", changes.trim_end());
         }
+        // Newlines at the end may get lost on the way, and an empty line is an empty file.
+        out.push_str("echo @end\n");
         out
     }
 }
