@@ -205,7 +205,8 @@ fn make_snapshot(world: &World, image: &str) {
     line.now(&format!("booting a machine of {image} once, to copy hosts from it"));
     let pool_path = &world.hypervisor.pool_path;
     let disk = world.fleet.lab.vm.disk;
-    match snapshot::make(&world.libvirt, template, &world.image, disk, pool_path, world.fleet.boot_limit) {
+    let (limit, locks) = (world.fleet.boot_limit, &world.state_root);
+    match snapshot::make(&world.libvirt, template, &world.image, disk, pool_path, limit, locks) {
         Ok(()) => line.done(&format!("a machine of {image} is booted and saved")),
         Err(error) => {
             line.drop_quietly();

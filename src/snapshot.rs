@@ -40,7 +40,7 @@ const TALK: Duration = Duration::from_secs(60);
 /// How long another pgprov may take that copies a host of the same snapshot.
 const TURN: Duration = Duration::from_secs(120);
 
-/// Boots the template and saves it.
+/// Boots the template and saves it, unless another pgprov did so meanwhile: they take turns, by a lock in `lock_dir`.
 ///
 /// # Errors
 /// It does not come up within `limit`, or libvirt refuses; what was made is then removed.
@@ -51,8 +51,19 @@ pub fn make(
     disk: Bytes,
     pool_path: &str,
     limit: Duration,
+    lock_dir: &Path,
 ) -> anyhow::Result<()> {
     let snapshot = &template.snapshot;
+    let lock = durable::open_lock(&lock_dir.join(".template.lock"))?;
+    ensure!(
+        durable::lock_until(&lock, Instant::now() + limit)?,
+        "another pgprov has been booting a machine to copy for {} s",
+        limit.as_secs()
+    );
+    let complete = snapshot.volume(SnapshotPart::Complete);
+    if libvirt.inventory()?.volumes.iter().any(|volume| volume.name == complete) {
+        return Ok(());
+    }
     let make = || -> anyhow::Result<()> {
         libvirt.remove_snapshots(&image.name, Some(snapshot))?;
         let overlay = overlay_volume(&snapshot.volume(SnapshotPart::Disk), disk, &image.disk, image.format);
@@ -65,7 +76,7 @@ pub fn make(
         let memory = snapshot.volume(SnapshotPart::Memory);
         libvirt.save_to(&template.domain, &format!("{pool_path}/{memory}"))?;
         libvirt.saved_header(&memory)?;
-        Ok(libvirt.create_marker(&snapshot.volume(SnapshotPart::Complete))?)
+        Ok(libvirt.create_marker(&complete)?)
     };
     let made = make();
     if made.is_err() {

@@ -151,6 +151,7 @@ const THOROUGH: &[Case] = &[
     Case::new("lesson-student-with-arbiter", lessons::arbiter_failover_by_a_student),
     Case::new("lesson-from-up", lessons::from_up),
     Case::new("memory-is-changed", restart::memory_is_changed),
+    Case::new("two-labs-at-once", neighbours::two_labs_at_once),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),
     Case::new("killed-with-secrets-only", |suite| killed::at(suite, &Point::State("secrets.json"))),
     Case::new("killed-with-a-network-only", |suite| {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs};
 
 use anyhow::{Result, ensure};
 
-use crate::suite::{MAIN, PAIR, Suite, host};
+use crate::suite::{MAIN, PAIR, Suite, UP_LIMIT, host};
 
 /// Two labs run at the same time, with names, subnets and state of their own.
 pub fn two_labs_side_by_side(suite: &Suite) -> Result<()> {
@@ -33,6 +33,30 @@ pub fn two_labs_side_by_side(suite: &Suite) -> Result<()> {
     elsewhere.ok()?.says("4 of 4 running")?.says("2 of 2 running")?;
     for lab in [&main, &pair] {
         lab.is_as_its_topology_says()?;
+    }
+    Ok(())
+}
+
+/// Two labs are made at the same time, from nothing: the image, and the machine that both copy, are made once.
+pub fn two_labs_at_once(suite: &Suite) -> Result<()> {
+    suite.destroy_all()?;
+    for volume in suite.everything()?.iter().filter_map(|name| name.strip_prefix("volume pgprov/")) {
+        suite.virsh(["vol-delete", volume, "--pool", "pgprov"]).ok()?;
+    }
+    let begun = ["first", "second"].map(|lab| -> Result<_> {
+        let text = format!("lab: {lab}\nhosts:\n  m: {{ roles: [postgres] }}\n");
+        suite.pgprov(["up"]).args([&suite.file(&format!("{lab}.yaml"), &text)?]).limit(UP_LIMIT).start()
+    });
+    let mut booted = 0;
+    for up in begun {
+        let up = up?.wait()?.exits(0)?;
+        booted += up.stderr.matches("once, to copy hosts from it").count();
+        ensure!(!up.stderr.contains("hosts boot, because"), "expected hosts to be copied in\n{up}");
+    }
+    ensure!(booted >= 1, "expected a machine to be booted");
+    for lab in ["first", "second"] {
+        suite.pgprov(["psql", "m", "--lab", lab, "--", "-XAtc", "select 1"]).limit(60).ok()?.prints("1")?;
+        suite.pgprov(["destroy", lab, "--yes"]).limit(120).ok()?;
     }
     Ok(())
 }
