@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Kind, Result},
     files::read_limited,
     ssh::{self, Target},
-    state::LabState,
+    state::{self, LabState},
 };
 
 /// Reads an inventory for a lab. Relative paths of keys are beside the inventory.
@@ -43,6 +43,22 @@ pub fn read(file: &Path, lab: &Lab) -> Result<Machines> {
         machine.key = key.display().to_string();
     }
     Ok(machines)
+}
+
+/// The labs that are made of such machines.
+///
+/// # Errors
+/// The folder with the state of all labs cannot be read.
+pub fn labs(root: &Path) -> Result<Vec<(LabState, Machines)>> {
+    let mut labs = Vec::new();
+    for name in state::list(root)? {
+        if let Some(state) = LabState::open(root, &name)?
+            && let Some(machines) = kept(&state)?
+        {
+            labs.push((state, machines));
+        }
+    }
+    Ok(labs)
 }
 
 fn file(state: &LabState) -> PathBuf {

@@ -32,6 +32,11 @@ pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
             return forget(ui, state, &machines, args.yes);
         }
     }
+    if args.lab.is_none() {
+        for (state, machines) in machines::labs(&root)? {
+            forget(ui, state, &machines, args.yes)?;
+        }
+    }
     let libvirt = Libvirt::connect(global.connect.as_deref())?;
     let seen = libvirt.inventory()?.labs();
     let labs: Vec<String> = match &args.lab {

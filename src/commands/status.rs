@@ -22,6 +22,7 @@ use crate::{
     error::Result,
     every::every,
     libvirt::Libvirt,
+    machines,
     observe::Answer,
     ssh::{Session, Target},
     state::LabState,
@@ -119,15 +120,20 @@ pub fn run(ui: &Ui, global: &Global, args: &Status) -> Result {
 
 fn list(ui: &Ui, global: &Global) -> Result {
     let labs = Libvirt::connect(global.connect.as_deref())?.inventory()?.labs();
+    let machines = machines::labs(&crate::state::root()?)?;
+    let machines = machines.iter().map(|(state, machines)| {
+        (state.lab().to_owned(), machines.hosts.keys().cloned().collect::<Vec<String>>())
+    });
+    let machines: BTreeMap<String, Vec<String>> = machines.collect();
     if ui.json() {
-        ui.out_json(&json!({"labs": labs}));
+        ui.out_json(&json!({"labs": labs, "machines": machines}));
         return Ok(());
     }
-    if labs.is_empty() {
+    if labs.is_empty() && machines.is_empty() {
         ui.out("no labs; make one: pgprov up topologies/lab.yaml");
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = labs
+    let mut rows: Vec<Vec<String>> = labs
         .values()
         .map(|lab| {
             let running = lab.hosts.values().filter(|host| host.state == DomainState::Running).count();
@@ -135,6 +141,10 @@ fn list(ui: &Ui, global: &Global) -> Result {
             vec![lab.name.clone(), format!("{running} of {} running", lab.hosts.len()), hosts.join(", ")]
         })
         .collect();
+    let were_there = |(lab, hosts): (&String, &Vec<String>)| {
+        vec![lab.clone(), "machines that were there before".to_owned(), hosts.join(", ")]
+    };
+    rows.extend(machines.iter().map(were_there));
     ui.out(&ui::table(&["LAB", "STATE", "HOSTS"], &rows));
     Ok(())
 }

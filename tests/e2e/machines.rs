@@ -53,7 +53,9 @@ pub fn become_a_lab(suite: &Suite) -> Result<()> {
     lab.streams("m", "s", "after a power cut")?;
 
     // Forgotten, they are as before, and nobody takes what is not his: the cluster is not pgprov's any more.
-    suite.pgprov(["destroy", "there", "--yes"]).ok()?.says("is forgotten")?;
+    suite.pgprov(["status", "--all"]).ok()?.says("there  machines that were there before  m, s")?;
+    suite.destroy_all()?;
+    ensure!(!suite.state().join("there").exists(), "expected the lab to be forgotten with all others");
     made.run("m", "sudo rm -rf /var/lib/pgprov && sudo systemctl is-active postgresql@17-main")?;
     let plan =
         suite.pgprov(["up", "--hosts"]).args([&made.inventory, &lab.file]).limit(120).run()?.exits(1)?;
