@@ -15,7 +15,7 @@ fn without_a_lab() {
     -- stdout --
     no labs; make one: pgprov up topologies/lab.yaml
     ");
-    assert_eq!(home.run(&["status", "-o", "json"]).json(), json!({"labs": {}}));
+    assert_eq!(home.run(&["status", "-o", "json"]).json(), json!({"labs": {}, "machines": {}}));
     assert_snapshot!(home.run(&["ssh", "m"]), @"
     exit 2
     -- stderr --
@@ -159,7 +159,7 @@ fn a_lab_whose_hosts_are_gone() {
     ");
     // It is the only lab with state here, but not one that the hypervisor has.
     assert_eq!(home.run(&["status"]).to_string(), home.run(&["status", "shop"]).to_string());
-    assert_eq!(home.run(&["status", "--all", "-o", "json"]).json(), json!({"labs": {}}));
+    assert_eq!(home.run(&["status", "--all", "-o", "json"]).json(), json!({"labs": {}, "machines": {}}));
     let status = home.run(&["status", "shop", "-o", "json"]).json();
     assert_eq!(status["hosts"][1]["name"], "s");
     assert_eq!(status["hosts"][1]["role"], "postgres");
