@@ -334,8 +334,23 @@ pub async fn hosts(
     let copies: Vec<&str> = plan.steps.iter().filter_map(Step::copies).collect();
     let fresh: Vec<&str> = plan.steps.iter().filter_map(Step::creates).collect();
     let planned = plan.hosts.iter().filter(|host| !host.is_empty()).map(|host| host.host.as_str());
-    let work: BTreeSet<&str> =
-        planned.chain(plan.unasked.iter().map(String::as_str)).chain(starts.iter().copied()).collect();
+    // Its receiver may think for ten seconds more that it streams from a host that lost its power.
+    let begins_anew = |host: &RenderedHost| {
+        let started = |name: &str| starts.contains(&name) && !fresh.contains(&name);
+        started(&host.host)
+            || host.waits_for.iter().any(|name| started(name)) && !fresh.contains(&&*host.host)
+    };
+    let told: BTreeSet<&str> = fleet
+        .hosts
+        .iter()
+        .filter(|host| begins_anew(host) && !host.after_a_jump().is_empty())
+        .map(|host| host.host.as_str())
+        .collect();
+    let work: BTreeSet<&str> = planned
+        .chain(plan.unasked.iter().map(String::as_str))
+        .chain(starts.iter().copied())
+        .chain(told.iter().copied())
+        .collect();
     let mut ready: BTreeMap<String, watch::Receiver<Option<End>>> = BTreeMap::new();
     let mut senders = BTreeMap::new();
     for host in &work {
@@ -366,6 +381,7 @@ pub async fn hosts(
                 false => starts.contains(&name.as_str()).then(|| Step::StartHost { host: name.clone() }),
             },
             fresh: fresh.contains(&name.as_str()),
+            told: told.contains(&name.as_str()),
             answer: answers.remove(&name),
             line: fleet.ui.line(&name, fleet.width()),
             fleet: Arc::clone(fleet),
@@ -467,6 +483,8 @@ struct Pipeline {
     rendered: usize,
     start: Option<Step>,
     fresh: bool,
+    /// Whether it hears that a clock jumped: its own, or that of a host that it waits for.
+    told: bool,
     answer: Option<Answer>,
     waits: Vec<(String, watch::Receiver<Option<End>>)>,
     line: Line,
@@ -476,7 +494,6 @@ impl Pipeline {
     async fn run(mut self, boots: &Semaphore) -> anyhow::Result<(Timing, Answer)> {
         let host = self.fleet.hosts[self.rendered].host.clone();
         let mut boot = Duration::ZERO;
-        let woken = self.start.is_some() && !self.fresh;
         let mut slot = None;
         let mut answer = match self.answer.take() {
             Some(answer) => answer,
@@ -522,10 +539,10 @@ impl Pipeline {
         }
         let begun = Instant::now();
         let answer = login.await??;
-        let (fleet, line, rendered) = (self.fleet, self.line, self.rendered);
+        let (fleet, line, rendered, told) = (self.fleet, self.line, self.rendered, self.told);
         let (answer, changes) = tokio::task::spawn_blocking(move || {
             // Not before the hosts that it waits for have the right time, too.
-            if woken {
+            if told {
                 after_a_jump(&fleet, rendered, &answer)?;
             }
             configure(&fleet, rendered, answer, installed > 0, &line)

@@ -152,6 +152,8 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     let more =
         format!("{text}  far: {{ roles: [postgres], follows: s }}\n  visitor: {{ roles: [client] }}\n");
     let file = suite.file("cascade.yaml", &more)?;
+    let checkpoint = |what| suite.pgprov(["checkpoint", what, "alone", "--lab", lab.name]).limit(120);
+    checkpoint("save").ok()?;
     let before = others(&lab)?;
     lab.up(&file)?.exits(0)?;
     let found = lab.exec("visitor", "psql -XAtqw service=pair-rw -c 'select 1'")?;
@@ -165,8 +167,9 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     ensure!(now == before, "expected m and s to be left alone: {before:?} became {now:?}");
 
     // Going back would take them away, with what is on them.
-    let refused = lab.pgprov("reset", []).run()?.exits(2)?;
+    let refused = lab.pgprov("reset", ["alone"]).run()?.exits(2)?;
     refused.says("destroy far, visitor with all data")?.says("--yes")?;
+    checkpoint("remove").ok()?;
 
     // It is told to follow m while it streams from s: the slot that it uses there goes all the same.
     let direct = suite.file("direct.yaml", &more.replace("follows: s }", "follows: m }"))?;

@@ -49,8 +49,9 @@ pub struct Manifest {
     pub handlers: Vec<Handler>,
     /// Shell script (template) that runs before anything is changed: what it prints is why this host may not be touched.
     pub refuse: Option<String>,
-    /// Shell script (template) that runs on a host that went on with its memory after a pause, when the clocks of all hosts were
-    /// set: what goes by the clock believes that it waited for as long.
+    /// Shell script (template) that runs on a host that went on with its memory after a pause, or was started, when the clocks of
+    /// all hosts were set, and on those that wait for it: what goes by the clock believes that it waited for as long, and a connection
+    /// to a host that lost its power looks well for a while.
     pub resumed: Option<String>,
     /// Shell script (template) whose output is one JSON object for `pgprov status`.
     pub status: Option<String>,
