@@ -5,12 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pgplan::plan::Step;
+
 use super::{
     checkpoint,
     draft::{Draft, Mode},
     plan::Saved,
     status,
 };
+
 use crate::{
     cli::{self, Global, Up},
     error::{Error, Result},
@@ -61,7 +64,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
         return Err(refusal);
     }
     draft.warn_of_faults(ui)?;
-    let is_fresh = draft.plan.steps.iter().any(|step| step.creates().is_some());
+    let has_other_hosts = draft.plan.steps.iter().any(Step::changes_hosts);
     let mut changes = usize::from(restored.is_some());
     let mut timings: Vec<Timing> = Vec::new();
     let mut agreed = BTreeSet::new();
@@ -95,7 +98,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     }
     draft.finish()?;
     let elapsed = begun.elapsed();
-    if is_fresh && !args.no_checkpoint {
+    if has_other_hosts && !args.no_checkpoint {
         draft.make_ready(ui);
     }
     report(ui, &mut draft, changes, &timings, elapsed)

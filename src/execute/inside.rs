@@ -186,6 +186,7 @@ fn describe(rendered: &RenderedHost, event: &Event) -> String {
         "handler" => index.and_then(|i| rendered.handlers.get(i)).map(|handler| handler.name.clone()),
         "packages" => Some(format!("install packages {}", event.item)),
         "validate" => Some(format!("accept the new {}", event.item)),
+        "stop" => Some(format!("stop {}, which no role wants any more", event.item)),
         "lock" => Some("get the lock: another pgprov is at work on this host".to_owned()),
         _ => None,
     };

@@ -187,6 +187,20 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     let slots = [lab.psql("m", SLOTS)?, lab.psql("s", SLOTS)?];
     ensure!(slots == ["pgprov_s", "pgprov_far"], "expected the slots of the cascade, got {slots:?}");
 
+    // Its role is taken from it: PostgreSQL ends there, with consent, and its data stays for when it has the role again.
+    let other = suite.file("other.yaml", &more.replace("[postgres], follows: s }", "[client] }"))?;
+    lab.up(&other)?.exits(2)?.says("stop postgresql@17-main.service for good on far")?;
+    suite.pgprov(["up", "--yes"]).args([&other]).limit(200).ok()?;
+    let ended = "pgrep -x postgres; ls /etc/systemd/system/multi-user.target.wants | grep postgres; \
+                 test -s /var/lib/postgresql/17/main/PG_VERSION && echo kept";
+    let ended = lab.exec("far", ended)?;
+    ensure!(ended == "kept", "expected PostgreSQL to end on far and its data to stay, found\n{ended}");
+    let slots = lab.psql("s", SLOTS)?;
+    ensure!(slots.is_empty(), "expected no slot on s for a client, found {slots}");
+    suite.pgprov(["plan"]).args([&other]).ok()?.says("nothing to do")?;
+    lab.up(&file)?.exits(0)?;
+    lab.streams("m", "far", "as a standby again")?;
+
     no_mixture_when_killed(suite, &lab, &more)?;
     lab.up(&file)?.exits(0)?;
 

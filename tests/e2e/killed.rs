@@ -177,22 +177,56 @@ pub fn powered_off_host_comes_back(suite: &Suite) -> Result<()> {
     lab.is_as_its_topology_says()
 }
 
-/// A directory is where a file should be, so that the files of an edit before it have their names on m and those after it do
-/// not. Returns the edited topology.
-fn half_installed(lab: &Lab) -> Result<PathBuf> {
+const RELOAD: &str = "/etc/postgresql/17/main/conf.d/10-reload.conf";
+
+fn edited(lab: &Lab) -> Result<PathBuf> {
     let text = std::fs::read_to_string(&lab.file)?;
     let edited = text.replace("postgres:\n", "postgres:\n  settings: { work_mem: 13MB }\n");
-    let file = lab.suite.file("half.yaml", &edited)?;
-    let profile = "/etc/profile.d/pgprov.sh";
-    let in_the_way = format!("mv {profile} /root/kept; mkdir -p {profile}/in-the-way");
-    lab.exec("m", &format!("echo '# mine' >>/etc/hosts; {in_the_way}"))?;
-    lab.up(&file)?.exits(1)?.says("rename")?.says("Is a directory")?;
-    let seen = "grep -c mine /etc/hosts; cd /etc/postgresql/17/main/conf.d; grep -c 13MB 10-reload.conf; \
-                grep -c 13MB 10-reload.conf.pgprov-new; true";
-    let seen = lab.exec("m", seen)?;
-    ensure!(seen == "0\n0\n1", "expected hosts put right and 10-reload.conf not yet, got\n{seen}");
-    lab.exec("m", &format!("rm -r {profile}; mv /root/kept {profile}; sync"))?;
+    lab.suite.file("half.yaml", &edited)
+}
+
+/// Some files of an edit have their names on m, one still waits for it, and m was interrupted there. Returns the edited
+/// topology.
+fn half_installed(lab: &Lab) -> Result<PathBuf> {
+    let file = edited(lab)?;
+    let out = lab.suite.folder("rendered")?;
+    lab.suite.pgprov(["render"]).args([&file]).args(["--out".as_ref(), out.as_path()]).ok()?;
+    let candidate = std::fs::read_to_string(out.join("m").join(RELOAD.trim_start_matches('/')))?;
+    let candidate = format!("cat >{RELOAD}.pgprov-new <<'END'\n{candidate}END\n");
+    let owner = format!("chown --reference={RELOAD} {RELOAD}.pgprov-new");
+    let list = format!("printf '/etc/hosts\\n{RELOAD}\\n' >/var/lib/pgprov/placing");
+    lab.exec("m", &format!("{candidate}{owner}; {list}; sync"))?;
     Ok(file)
+}
+
+/// One of the files cannot get its name: all are as they were, and when it can, the next `up` installs them.
+pub fn a_name_that_cannot_be_had(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    let file = edited(&lab)?;
+    let profile = "/etc/profile.d/pgprov.sh";
+    let as_before = || {
+        let seen = format!(
+            "tail -n 1 /etc/hosts; stat -c '%U:%G %a' /etc/hosts; grep -c 13MB {RELOAD}; \
+             find /etc /var/lib/pgprov -name '*.pgprov-new' -o -path /var/lib/pgprov/placing"
+        );
+        let seen = lab.exec("m", &seen)?;
+        ensure!(seen == "# mine\nroot:root 640\n0", "expected m to have its old files, got\n{seen}");
+        Ok(())
+    };
+    // Found before the first is renamed; and when some have their names already.
+    lab.exec("m", "echo '# mine' >>/etc/hosts; chmod 640 /etc/hosts")?;
+    lab.exec("m", &format!("mv {profile} /root/kept; mkdir {profile}"))?;
+    lab.up(&file)?.exits(1)?.says("rename")?.says("Is a directory")?;
+    as_before()?;
+    lab.exec("m", &format!("rmdir {profile}; mv /root/kept {profile}; echo '#' >>{profile}"))?;
+    lab.exec("m", &format!("mount --bind {profile} {profile}"))?;
+    lab.up(&file)?.exits(1)?.says("rename")?.says("busy")?;
+    as_before()?;
+    lab.exec("m", &format!("umount {profile}"))?;
+    lab.up(&file)?.exits(0)?;
+    lab.psql_becomes("m", "show work_mem", "13MB")?;
+    lab.up(&lab.file)?.exits(0)?;
+    lab.is_as_its_topology_says()
 }
 
 /// `destroy` is killed half way, several times: the next one takes the rest away.

@@ -115,6 +115,7 @@ const CASES: &[Case] = &[
     Case::new("lesson-hot-standby", lessons::hot_standby),
     Case::new("lesson-split-brain", lessons::split_brain),
     Case::new("half-installed-edit-is-taken-back", killed::edit_is_taken_back),
+    Case::new("name-that-cannot-be-had", killed::a_name_that_cannot_be_had),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),
     Case::new("killed-while-restarting", killed::while_restarting),
     Case::new("killed-destroy", killed::destroy),

@@ -32,6 +32,9 @@ pub struct HostPlan {
     pub files: Vec<Change>,
     /// Files of ours that no role wants any more.
     pub remove: Vec<String>,
+    /// Services whose units are among those, and that are stopped only when the user agrees.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stops: Vec<String>,
     /// Tasks to do, by index in [`RenderedHost::tasks`].
     pub tasks: Vec<Change>,
     /// Handlers that will run, in order.
@@ -155,6 +158,8 @@ impl HostPlan {
         };
         let wanted = |path: &String| rendered.files.iter().any(|file| file.path == *path) || replaced(path);
         plan.remove = facts.installed.iter().filter(|path| !wanted(path)).cloned().collect();
+        let asks = facts.asks.iter().filter(|path| plan.remove.contains(path));
+        plan.stops = asks.filter_map(|path| apply::service_of(path)).map(str::to_owned).collect();
         for (index, task) in rendered.tasks.iter().enumerate() {
             if !facts.done.contains(&index) {
                 let lines = facts.changes.get(&index).cloned().unwrap_or_default();
@@ -212,7 +217,8 @@ impl HostPlan {
 
     /// How many things change. Handlers count only when an earlier run left nothing else to do.
     pub fn len(&self) -> usize {
-        let Self { host: _, packages, directories, files, remove, tasks, handlers, rolling: _ } = self;
+        let Self { host: _, packages, directories, files, remove, stops: _, tasks, handlers, rolling: _ } =
+            self;
         match packages.len() + directories.len() + files.len() + remove.len() + tasks.len() {
             0 => handlers.len(),
             changes => changes,
@@ -221,7 +227,7 @@ impl HostPlan {
 
     /// Whether all that changes is files, and who reads them goes on meanwhile: no other host has to do with that.
     pub fn is_local(&self, rendered: &RenderedHost) -> bool {
-        let Self { host: _, packages, directories, files: _, remove, tasks, handlers, rolling: _ } = self;
+        let Self { packages, directories, remove, tasks, handlers, .. } = self;
         let reload = |call: &Call| rendered.handler(&call.what).is_some_and(|(_, handler)| handler.reload);
         packages.is_empty()
             && directories.is_empty()
@@ -233,9 +239,9 @@ impl HostPlan {
     /// First what can be done without any other host (packages, directories, files), then what may need one: tasks and
     /// handlers.
     pub fn split(self) -> (Self, Self) {
-        let Self { host, packages, directories, files, remove, tasks, handlers, rolling } = self;
+        let Self { host, packages, directories, files, remove, stops, tasks, handlers, rolling } = self;
         let later = Self { host: host.clone(), tasks, handlers, rolling, ..Self::default() };
-        (Self { host, packages, directories, files, remove, ..Self::default() }, later)
+        (Self { host, packages, directories, files, remove, stops, ..Self::default() }, later)
     }
 
     /// What has to be asked to know more than that something changes.
@@ -252,10 +258,11 @@ impl HostPlan {
         }
     }
 
-    /// What tasks would do that loses data, for the user's consent.
-    pub fn losses(&self) -> impl Iterator<Item = &str> {
+    /// What tasks would do that loses data, and which services end, for the user's consent.
+    pub fn losses(&self) -> impl Iterator<Item = String> {
         let lines = self.tasks.iter().flat_map(|change| &change.lines);
-        lines.filter_map(|line| line.strip_prefix('!')).map(str::trim)
+        let lost = lines.filter_map(|line| line.strip_prefix('!')).map(|line| line.trim().to_owned());
+        lost.chain(self.stops.iter().map(|unit| format!("stop {unit} for good")))
     }
 
     /// Handlers that changed files call, with the reasons.

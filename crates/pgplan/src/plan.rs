@@ -202,6 +202,11 @@ impl Step {
         }
     }
 
+    /// Whether the lab has another host after the step, or one less.
+    pub const fn changes_hosts(&self) -> bool {
+        matches!(self, Self::CreateDisk { .. } | Self::RemoveHost { .. })
+    }
+
     /// The host that the step starts.
     pub fn starts(&self) -> Option<&str> {
         match self {

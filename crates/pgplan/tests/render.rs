@@ -81,21 +81,27 @@ fn scripts_for_hosts_are_valid_shell() {
                 bundles.into_iter().flat_map(|bundle| bundle.scripts)
             });
             for (what, script) in scripts.chain([facts, details]).chain(logs).chain(turns) {
-                check_shell(&format!("{name} {} {what}", host.host), &script);
+                let interpreter: &[&str] =
+                    if what.ends_with(".pl") { &["perl", "-c"] } else { &["sh", "-n"] };
+                check(interpreter, &format!("{name} {} {what}", host.host), &script);
             }
         }
     }
 }
 
-/// `sh -n`: reads the script and runs nothing.
+/// The interpreter reads the script and runs nothing.
 #[expect(clippy::disallowed_methods, reason = "a test may run the shell; the planner may not")]
-fn check_shell(what: &str, script: &str) {
+fn check(interpreter: &[&str], what: &str, script: &str) {
     use std::{
         io::Write as _,
         process::{Command, Stdio},
     };
-    let mut shell =
-        Command::new("sh").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut shell = Command::new(interpreter[0])
+        .args(&interpreter[1..])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = shell.wait_with_output().unwrap();
     assert!(output.status.success(), "{what}: {}\n{script}", String::from_utf8_lossy(&output.stderr));
@@ -142,6 +148,16 @@ fn a_host_that_has_everything_has_nothing_to_do() {
             assert_eq!(HostPlan::new(&host, Some(&facts)).remove, [apply::PLACING, &waits]);
             facts.sums.insert(host.files[0].path.clone(), "another".to_owned());
             assert_eq!(HostPlan::new(&host, Some(&facts)).remove, [apply::PLACING]);
+            // A service that no role wants any more ends when the user agrees, if its unit says so.
+            let unit = "/etc/systemd/system/theirs.service.d/pgprov.conf";
+            let left = answer.replace("@packages", &format!("{unit}\n@asks\n{unit}\n@packages"));
+            let plan = HostPlan::new(&host, Some(&facts::parse(&left).unwrap()));
+            assert_eq!(
+                (&*plan.remove, &*plan.stops),
+                (&[unit.to_owned()][..], &["theirs.service".to_owned()][..])
+            );
+            assert_eq!(plan.losses().collect::<Vec<_>>(), ["stop theirs.service for good"]);
+            assert!(!plan.is_local(&host));
             // Hosts need not wait for each other while a service goes on, and have to where it is restarted.
             for (name, is_local) in [("/10-reload.conf", true), ("/pgagent.service", false)] {
                 let Some(file) = host.files.iter().find(|file| file.path.ends_with(name)) else { continue };

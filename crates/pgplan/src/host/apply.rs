@@ -87,7 +87,11 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
         }
     });
     let consent: String = plan.losses().map(|line| format!("{line}\n")).collect();
-    let mut scripts = vec![("apply.sh".to_owned(), script(rendered, plan)), ("consent".to_owned(), consent)];
+    let mut scripts = vec![
+        ("apply.sh".to_owned(), script(rendered, plan)),
+        ("rename.pl".to_owned(), RENAME.replace("@NEW@", NEW)),
+        ("consent".to_owned(), consent),
+    ];
     for (index, task) in rendered.tasks.iter().enumerate() {
         scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
         scripts.push((format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run)));
@@ -98,12 +102,22 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     Bundle { scripts, files: placed.collect() }
 }
 
-/// A service whose unit goes is stopped before, if the unit says so by the key that NixOS has for it.
-fn stop_removed(path: &str) -> String {
-    let unit = path.strip_prefix("/etc/systemd/system/").filter(|unit| !unit.contains('/'));
-    unit.filter(|unit| unit.ends_with(".service")).map_or_else(String::new, |unit| {
-        format!("! grep -qs '^X-StopOnRemoval=yes' {path} || step 60 systemctl disable -q --now {unit}; ")
-    })
+/// The service that a file under systemd's folder belongs to: its unit, or an addition to it.
+pub fn service_of(path: &str) -> Option<&str> {
+    let unit = path.strip_prefix("/etc/systemd/system/")?;
+    let unit = unit.split_once(".d/").map_or(unit, |(unit, _)| unit);
+    (unit.ends_with(".service") && !unit.contains('/')).then_some(unit)
+}
+
+/// A service whose unit goes is stopped before, if the unit says so by the key that NixOS has for it, or if that was agreed to.
+fn stop_removed(path: &str, plan: &HostPlan) -> String {
+    let Some(unit) = service_of(path) else { return String::new() };
+    let stop = format!("step 90 systemctl disable -q --now {unit}");
+    let after = format!("sed -n 's/^X-OnRemoval=//p' {path} >removal; step 30 sh -e removal");
+    match plan.stops.iter().any(|stops| stops == unit) {
+        true => format!("say start stop {unit}; {{ {stop} && {after}; }} || fail stop {unit}; "),
+        false => format!("! grep -qs '^X-StopOnRemoval=yes' {path} || {{ {stop}; {after}; }}; "),
+    }
 }
 
 /// Shell functions for tasks: `starts UNIT` says, before it does, that the task starts a service other than its own;
@@ -148,6 +162,36 @@ undo() {
 }
 # Old files are of use until all handlers have succeeded.
 forget() { set -- @DUE@/*; [ -e "$1" ] || rm -rf @OLD@; }
+"#;
+
+/// Gives files their names: all of them, or those that had theirs are as they were. What stands there is read before the first
+/// is renamed; after that only a power cut comes between, and the boot finishes what it left.
+const RENAME: &str = r#"use strict;
+umask 077;
+chomp(my @paths = <STDIN>);
+my %old;
+for my $path (@paths) {
+  if (-d $path) { unlink map {"$_@NEW@"} @paths; die "$path: Is a directory\n" }
+  open my $file, '<:raw', $path or next;
+  my ($mode, $uid, $gid) = (stat $file)[2, 4, 5];
+  $old{$path} = [do { local $/; <$file> } // '', $mode & 07777, $uid, $gid];
+}
+my @renamed;
+for my $path (@paths) {
+  if (rename "$path@NEW@", $path) { push @renamed, $path; next }
+  my $why = "$path: $!\n";
+  for my $path (@renamed) {
+    my ($text, $mode, $uid, $gid) = @{$old{$path} or unlink($path), next};
+    open my $file, '>:raw', "$path@NEW@" or die "$why$path: $!\n";
+    chown $uid, $gid, $file;
+    chmod $mode, $file;
+    print $file $text;
+    close $file && rename "$path@NEW@", $path or die "$why$path: $!\n";
+  }
+  unlink map {"$_@NEW@"} @paths;
+  die $why;
+}
+print map {"$_\n"} @paths;
 "#;
 
 fn prelude() -> String {
@@ -217,7 +261,7 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     }
     install_files(&mut out, rendered, plan);
     for path in &plan.remove {
-        let _ = writeln!(out, "{}rm -f {path}; say done remove {path}", stop_removed(path));
+        let _ = writeln!(out, "{}rm -f {path}; say done remove {path}", stop_removed(path, plan));
     }
     for (index, task) in rendered.tasks.iter().enumerate() {
         out.push_str(&run_task(index, task));
@@ -303,14 +347,13 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     let _ = writeln!(out, "{}", notes(&called.keys().collect(), &plan.reversed(rendered)));
     if !contents.is_empty() {
         keep_old(out, rendered, &contents);
-        let rename = format!(r#"perl -ne 'chomp; rename "$_{NEW}", $_ or die "$_: $!\n"; print "$_\n"'"#);
         let report = "while read -r path; do say done file \"$path\"; done <renamed";
         // A file that got its name before its content was on the disk would be empty after a power cut. The list gets its
         // name before they do, and loses it after they did: names reach the disk in order.
         let _ = write!(
             out,
             "sync -f / /var/lib/pgprov || fail file sync\nmv {PLACING}{NEW} {PLACING}\n\
-             {rename} >renamed 2>log <{PLACING} || fail file rename\nrm {PLACING}\n{report}\n"
+             perl rename.pl >renamed 2>log <{PLACING} || {{ sync -f /; rm -f {PLACING}; fail file rename; }}\nrm {PLACING}\n{report}\n"
         );
     }
     for change in &attributes {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::apply::{NEW, PLACING};
+use super::apply::{NEW, PLACING, service_of};
 use crate::{diff, render::RenderedHost};
 
 /// Where the host keeps the list of files that pgprov installed, one path a line.
@@ -50,6 +50,9 @@ pub struct Facts {
     pub sums: BTreeMap<String, String>,
     /// Paths that pgprov installed earlier, and what is left of an installation that was interrupted: first its list.
     pub installed: Vec<String>,
+    /// Paths of units that pgprov installed, that are not wanted any more, and whose services end only when the user agrees.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<String>,
     /// Packages that are installed, of those we need.
     pub packages: BTreeSet<String>,
     /// Indexes of the tasks whose check succeeded.
@@ -111,6 +114,13 @@ pub fn script(rendered: &RenderedHost) -> String {
         "echo @installed; cat {INSTALLED} 2>/dev/null\n\
          for list in {PLACING} {PLACING}{NEW}; do [ ! -e $list ] || {{ echo $list; while read -r path; do\n\
          [ ! -e \"$path{NEW}\" ] || echo \"$path{NEW}\"; done <$list; }}; done"
+    );
+    let units = files.iter().filter(|path| service_of(path).is_some());
+    let wanted: String = units.map(|path| format!("{path} | ")).collect();
+    let _ = writeln!(
+        out,
+        "echo @asks; while read -r path; do case $path in {wanted}-) ;;\n\
+         /etc/systemd/system/*) ! grep -qs '^X-StopOnRemoval=ask' \"$path\" || echo \"$path\" ;; esac; done 2>/dev/null <{INSTALLED}"
     );
     if !rendered.packages.is_empty() {
         let format = "-f '${Package} ${db:Status-Abbrev}\\n'";
@@ -235,6 +245,7 @@ pub fn parse(output: &str) -> Result<Facts, String> {
                 }
             }
             "installed" => facts.installed.push(line.to_owned()),
+            "asks" => facts.asks.push(line.to_owned()),
             "packages" => {
                 if let Some((name, "ii")) = line.trim_end().split_once(' ') {
                     facts.packages.insert(name.to_owned());
@@ -280,10 +291,10 @@ mod tests {
 
     #[test]
     fn handlers_that_are_due_and_their_order() {
-        let text =
-            "@boot\nb\nm\n@due\nrestart reversed\nreload \n@leads\n1\n@done\n@refusals\nnot ours\n@end\n";
+        let text = "@boot\nb\nm\n@asks\n/etc/systemd/system/a.service\n@due\nrestart reversed\nreload \n@leads\n1\n@done\n@refusals\nnot ours\n@end\n";
         let facts = parse(text).unwrap();
         assert_eq!(facts.refusals, ["not ours"]);
+        assert_eq!(facts.asks, ["/etc/systemd/system/a.service"]);
         assert_eq!(facts.due, ["reload", "restart"].map(str::to_owned).into());
         assert_eq!(facts.reversed, ["restart".to_owned()].into());
         assert_eq!(facts.leads, [1].into());
