@@ -5,6 +5,7 @@
 //! others, except those that wait for it.
 
 mod inside;
+mod off;
 mod turns;
 
 use std::{
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, watch};
 use self::inside::{after_a_jump, boot_and_ask, configure, install};
 pub use self::{
     inside::{set_clock, set_clock_command},
+    off::shut_down,
     turns::turns,
 };
 use crate::{

@@ -465,6 +465,7 @@ impl Draft {
         }
         connect::write_files(state, &self.fleet.lab)?;
         if let Place::Vms(vms) = &self.place {
+            execute::shut_down(&vms.world, &self.plan, &self.answers);
             for step in &self.plan.steps {
                 // Hosts are started one by one as their turn comes; see execute::hosts.
                 if step.starts().is_none() {

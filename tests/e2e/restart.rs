@@ -1,6 +1,6 @@
 //! Reloads and restarts: in the right order, only when they are due, and with a way back.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     change::with_setting,
@@ -123,8 +123,15 @@ pub fn memory_is_changed(suite: &Suite) -> Result<()> {
     let same = lab.exec("m", "cat /proc/sys/kernel/random/boot_id")?;
     ensure!(same == boot, "expected m to be left alone without consent");
     let before = lab.psql("m", "show shared_buffers")?;
-    suite.pgprov(["up", "--yes"]).args([&file]).limit(300).ok()?;
+    let up = suite.pgprov(["up", "--yes"]).args([&file]).limit(300).ok()?;
+    let at = |text: &str| up.stderr.find(text).with_context(|| format!("expected `{text}` in\n{up}"));
+    ensure!(at("s shutting down")? < at("m shutting down")?, "expected the standby to go first in\n{up}");
     for host in ["m", "s"] {
+        let log = lab.exec(host, "grep -h 'database system was' /var/log/postgresql/*.log | tail -n 2")?;
+        ensure!(
+            log.contains("was shut down") && !log.contains("interrupted"),
+            "expected PostgreSQL of {host} to be shut down before the power was cut:\n{log}"
+        );
         let now = lab.psql(host, "show shared_buffers")?;
         ensure!(
             before == "204MB" && now == "240MB",
