@@ -73,7 +73,7 @@ pub enum Command {
     /// Show what `up` would do; exit code 4 when there is something to do
     Plan(Plan),
     /// Show how installed files differ from rendered ones; exit code 4 when they do
-    Diff(TopologyFile),
+    Diff(Diff),
     /// Create a lab, or bring it in line with its topology
     Up(Up),
     /// Show the hosts of a lab: roles, replication, lag
@@ -142,6 +142,17 @@ pub struct TopologyFile {
     /// Topology file
     #[arg(value_name = "TOPOLOGY")]
     pub file: PathBuf,
+}
+
+/// Arguments of diff
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// Topology file
+    #[arg(value_name = "TOPOLOGY")]
+    pub file: PathBuf,
+    /// Inventory of machines that are there already, instead of VMs that pgprov makes [default: those of the last `up`]
+    #[arg(long, value_name = "INVENTORY")]
+    pub hosts: Option<PathBuf>,
 }
 
 /// Arguments of plan
@@ -420,6 +431,9 @@ pub struct Render {
     /// Folder to write to; one folder a host inside
     #[arg(long, default_value = "rendered", value_name = "DIR")]
     pub out: PathBuf,
+    /// Inventory of machines that are there already, instead of VMs that pgprov makes [default: those of the last `up`]
+    #[arg(long, value_name = "INVENTORY")]
+    pub hosts: Option<PathBuf>,
     /// With the secrets of the lab, byte for byte as `up` installs them, readable by you only [default: masked]
     #[arg(long)]
     pub secrets: bool,

@@ -66,7 +66,7 @@ pub fn run(cli: Cli, ui: &Ui) -> Result {
         Command::VagrantHosts(args) => vagrant::run(ui, global, &args),
         Command::Validate(args) => validate::run(ui, global, &args),
         Command::Plan(args) => plan::run(ui, global, &args),
-        Command::Diff(args) => diff::run(ui, global, &args.file),
+        Command::Diff(args) => diff::run(ui, global, &args),
         Command::Up(args) => up::run(ui, global, &args),
         Command::Status(args) => status::run(ui, global, &args),
         Command::Ssh(args) => ssh::run(global, &args),

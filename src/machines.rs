@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pgplan::{
     excerpt,
-    lab::Lab,
+    lab::{self, Lab, Pins},
     machines::{self, Machines},
+    topology::Topology,
 };
 
 use crate::{
@@ -63,6 +64,22 @@ pub fn labs(root: &Path) -> Result<Vec<(LabState, Machines)>> {
 
 fn file(state: &LabState) -> PathBuf {
     state.topology().with_file_name("machines.json")
+}
+
+/// The machines of a lab whose hosts are machines that are there already: those that the inventory names, else those of the last
+/// `up`.
+///
+/// # Errors
+/// The inventory has errors, or what was kept is damaged.
+pub fn of(
+    inventory: Option<&Path>,
+    state: Option<&LabState>,
+    topology: &Topology,
+) -> Result<Option<Machines>> {
+    match inventory {
+        Some(inventory) => read(inventory, &lab::derive(topology, &Pins::new())).map(Some),
+        None => Ok(state.map(kept).transpose()?.flatten()),
+    }
 }
 
 /// The machines of a lab, if it is made of such.

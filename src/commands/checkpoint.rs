@@ -238,19 +238,25 @@ pub fn finish_pending(ui: &Ui, global: &Global, file: &Path) -> Result {
 pub fn from_ready(ui: &Ui, global: &Global, file: &Path) -> Result<Option<Checkpoint>> {
     let assets = Assets::load(global)?;
     let (_, topology) = assets.topology(ui, file)?;
-    let Some(state) = LabState::open(&state::root()?, &topology.lab)? else { return Ok(None) };
-    let store = Store::new(&state);
-    let Some(ready) = store.find(READY)?.filter(|ready| matches(&assets, ready, &topology)) else {
-        return Ok(None);
-    };
+    let Some((state, ready)) = ready_for(&assets, &topology)? else { return Ok(None) };
     match go_back(ui, global, &assets, &ready, "pgprov up", false) {
         Ok(()) => Ok(Some(ready)),
-        Err(error) if store.pending()?.is_none() => {
+        Err(error) if Store::new(&state).pending()?.is_none() => {
             ui.warn(&format!("the lab is made anew: {:#}", error.cause));
             Ok(None)
         }
         Err(error) => Err(error),
     }
+}
+
+/// The checkpoint `ready` of a lab, if it fits the topology.
+///
+/// # Errors
+/// The folder of checkpoints cannot be listed.
+pub fn ready_for(assets: &Assets, topology: &Topology) -> Result<Option<(LabState, Checkpoint)>> {
+    let Some(state) = LabState::open(&state::root()?, &topology.lab)? else { return Ok(None) };
+    let ready = Store::new(&state).find(READY)?.filter(|ready| matches(assets, ready, topology));
+    Ok(ready.map(|ready| (state, ready)))
 }
 
 /// Whether the topology wants the same machines: what is inside them is brought in line afterwards.

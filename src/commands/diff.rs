@@ -1,7 +1,5 @@
 //! `pgprov diff`: installed files against those that `up` would install.
 
-use std::path::Path;
-
 use pgplan::{
     diff,
     host::{
@@ -14,7 +12,7 @@ use serde::Serialize;
 
 use super::draft::{Draft, Mode};
 use crate::{
-    cli::Global,
+    cli::{self, Global},
     error::{Error, Kind, Result},
     ui::Ui,
 };
@@ -35,8 +33,9 @@ struct Difference {
 ///
 /// # Errors
 /// The hosts cannot be looked at; or something differs, which is exit code 4.
-pub fn run(ui: &Ui, global: &Global, file: &Path) -> Result {
-    let draft = Draft::new(ui, global, file, None, Mode::DryRun)?;
+pub fn run(ui: &Ui, global: &Global, args: &cli::Diff) -> Result {
+    let file = &args.file;
+    let draft = Draft::new(ui, global, file, args.hosts.as_deref(), Mode::DryRun)?;
     let mut all = Vec::new();
     let mut new = Vec::new();
     for plan in &draft.plan.hosts {

@@ -28,7 +28,7 @@ use super::{
     image, secrets, status,
 };
 use crate::{
-    checkpoint::{READY, Store, save as save_checkpoint},
+    checkpoint::{READY, save as save_checkpoint},
     cli::Global,
     connect,
     error::{Error, Kind, Result},
@@ -103,11 +103,7 @@ impl Draft {
         let wanted = assets.topology(ui, file)?;
         let what = format!("pgprov up {}", file.display());
         let known = LabState::open(&state::root()?, &wanted.1.lab)?;
-        let machines = match machines {
-            Some(inventory) => Some(machines::read(inventory, &lab::derive(&wanted.1, &Pins::new()))?),
-            None => known.as_ref().map(machines::kept).transpose()?.flatten(),
-        };
-        match machines {
+        match machines::of(machines, known.as_ref(), &wanted.1)? {
             Some(machines) => Self::on_machines(ui, &assets, wanted, mode, machines, &what),
             None => Self::of(ui, global, &assets, wanted, mode, None, &what),
         }
@@ -308,13 +304,10 @@ impl Draft {
         Ok((&vms.world, &vms.infra, state, &self.text))
     }
 
-    /// Whether nothing is left of the lab but its checkpoint `ready`. Whatever else there is, even switched off, has data
-    /// that going back would throw away.
-    pub fn is_put_away(&self) -> Result<bool> {
-        let Some((state, _)) = &self.state else { return Ok(false) };
-        let Some(Vms { infra, .. }) = self.vms() else { return Ok(false) };
-        let nothing = infra.domains.is_empty() && infra.disks.is_empty();
-        Ok(nothing && Store::new(state).find(READY)?.is_some())
+    /// Whether no VM and no disk of the lab is there. Whatever is, even switched off, has data that going back to a checkpoint
+    /// would throw away.
+    pub fn is_put_away(&self) -> bool {
+        self.vms().is_some_and(|Vms { infra, .. }| infra.domains.is_empty() && infra.disks.is_empty())
     }
 
     /// Observes the hypervisor anew, not the hosts.

@@ -10,7 +10,11 @@ use pgplan::{diff, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::draft::{Draft, Mode};
+use super::{
+    checkpoint::ready_for,
+    context::Assets,
+    draft::{Draft, Mode},
+};
 use crate::{
     cli::{self, Global, Restart},
     error::{Error, Kind, Result},
@@ -27,6 +31,9 @@ pub struct Saved {
     pgprov_plan: u32,
     /// The topology file.
     pub topology: PathBuf,
+    /// The inventory that was named, when hosts are machines that are there already.
+    #[serde(default)]
+    pub hosts: Option<PathBuf>,
     /// SHA-256 of its text.
     text: String,
     /// What becomes of restarts.
@@ -45,8 +52,12 @@ pub struct Saved {
 /// The plan cannot be made; or it is not empty, which is exit code 4.
 pub fn run(ui: &Ui, global: &Global, args: &cli::Plan) -> Result {
     let (file, restart) = (&args.file, args.restart);
-    let draft =
+    let mut draft =
         Draft::new(ui, global, file, args.hosts.as_deref(), Mode::DryRun)?.with_restart(restart.into());
+    // A plan that is saved is carried out as it is.
+    if args.out.is_none() && draft.is_put_away() {
+        draft.plan.notes.extend(restored_first(ui, global, file)?);
+    }
     if ui.json() {
         ui.out_json(&serde_json::to_value(&draft.plan)?);
     } else {
@@ -54,7 +65,7 @@ pub fn run(ui: &Ui, global: &Global, args: &cli::Plan) -> Result {
     }
     let mut remedy = format!("Make these changes with: pgprov up {}", file.display());
     if let Some(out) = &args.out {
-        let saved = Saved::of(&draft, file, restart)?;
+        let saved = Saved::of(&draft, args)?;
         let text = serde_json::to_vec_pretty(&saved)?;
         fs::write(out, text).with_context(|| format!("cannot write {}", out.display()))?;
         remedy = format!("Make exactly these changes with: pgprov up {}", out.display());
@@ -62,14 +73,24 @@ pub fn run(ui: &Ui, global: &Global, args: &cli::Plan) -> Result {
     if draft.plan.is_empty() { Ok(()) } else { Err(Error::new(Kind::Pending, remedy)) }
 }
 
+/// What `up` does before, when nothing is left of the lab but a checkpoint that fits.
+fn restored_first(ui: &Ui, global: &Global, file: &Path) -> Result<Option<String>> {
+    let assets = Assets::load(global)?;
+    let (_, topology) = assets.topology(ui, file)?;
+    let note = "these are the changes of `up --no-checkpoint`; `up` goes back to checkpoint ready, and changes what is different then";
+    Ok(ready_for(&assets, &topology)?.map(|_| note.to_owned()))
+}
+
 impl Saved {
-    fn of(draft: &Draft, file: &Path, restart: Restart) -> Result<Self> {
-        let cannot = || format!("cannot read {}", file.display());
+    fn of(draft: &Draft, args: &cli::Plan) -> Result<Self> {
+        let whole =
+            |file: &Path| fs::canonicalize(file).with_context(|| format!("cannot read {}", file.display()));
         Ok(Self {
             pgprov_plan: FORMAT,
-            topology: fs::canonicalize(file).with_context(cannot)?,
+            topology: whole(&args.file)?,
+            hosts: args.hosts.as_deref().map(whole).transpose()?,
             text: digest::hex(draft.text().as_bytes()),
-            restart,
+            restart: args.restart,
             rendered: draft.rendered()?,
             plan: serde_json::to_value(&draft.plan)?,
             shown: draft.plan.to_string(),

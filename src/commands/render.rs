@@ -12,6 +12,7 @@ use super::{
 use crate::{
     cli::{Global, Render},
     error::{Error, Result},
+    machines,
     state::{self, LabState},
     ui::Ui,
 };
@@ -26,7 +27,11 @@ pub fn run(ui: &Ui, global: &Global, args: &Render) -> Result {
     // Hosts of a lab that exists keep their addresses.
     let state = LabState::open(&state::root()?, &topology.lab)?;
     let pins = state.as_ref().map(context::pins).transpose()?.unwrap_or_else(Pins::new);
-    let lab = lab::derive(&topology, &pins);
+    let mut lab = lab::derive(&topology, &pins);
+    if let Some(machines) = machines::of(args.hosts.as_deref(), state.as_ref(), &topology)? {
+        lab = lab::derive(&topology, &Pins::new());
+        lab.settle_on(&machines);
+    }
     let secrets = match (&state, args.secrets) {
         (_, false) => context::masked(&lab),
         (Some(state), true) if state.secrets().exists() => secrets::look_at(state, &lab)?,

@@ -30,9 +30,9 @@ const ROUNDS: usize = 3;
 /// The topology has errors, something is missing on this machine, a step failed, or consent was not given.
 pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     let saved = Saved::read(&args.file)?;
-    let (file, restart) = match &saved {
-        Some(saved) => (saved.topology.as_path(), saved.restart),
-        None => (args.file.as_path(), args.restart),
+    let (file, restart, machines) = match &saved {
+        Some(saved) => (saved.topology.as_path(), saved.restart, saved.hosts.as_deref()),
+        None => (args.file.as_path(), args.restart, args.hosts.as_deref()),
     };
     if args.dry_run {
         return super::plan::run(
@@ -44,9 +44,9 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     let begun = Instant::now();
     let mode = Mode::Apply { boot_limit: Duration::from_secs(args.boot_timeout), by_boot: args.boot };
     checkpoint::finish_pending(ui, global, file)?;
-    let mut draft = Draft::new(ui, global, file, args.hosts.as_deref(), mode)?.with_restart(restart.into());
+    let mut draft = Draft::new(ui, global, file, machines, mode)?.with_restart(restart.into());
     let mut restored = None;
-    if saved.is_none() && !args.boot && !args.no_checkpoint && draft.is_put_away()? {
+    if saved.is_none() && !args.boot && !args.no_checkpoint && draft.is_put_away() {
         let wanted = draft.digest_of_hosts()?;
         // Going back needs the lab's lock.
         drop(draft);
@@ -56,7 +56,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
         draft = if in_line && restart != cli::Restart::Rolling {
             Draft::new(ui, global, file, None, Mode::Restore)?
         } else {
-            Draft::new(ui, global, file, args.hosts.as_deref(), mode)?.with_restart(restart.into())
+            Draft::new(ui, global, file, machines, mode)?.with_restart(restart.into())
         };
     }
     if let Some(Err(refusal)) = saved.map(|saved| saved.refuse_other(&draft)) {

@@ -152,6 +152,7 @@ pub fn up_starts_from_ready(suite: &Suite) -> Result<()> {
         .limit(120)
         .ok()?
         .says("checkpoints are kept")?;
+    suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?.says("`up` goes back to checkpoint ready")?;
     let up = lab.up(&lab.file)?.exits(0)?.says("checkpoint ready")?;
     ensure!(!up.stderr.contains("make the data directory"), "expected nothing to be built in\n{up}");
     as_it_was(&lab)?;

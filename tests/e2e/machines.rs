@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -41,7 +41,19 @@ pub fn become_a_lab(suite: &Suite) -> Result<()> {
     // An edit is a reload, as everywhere.
     let text = fs::read_to_string(&lab.file)?;
     fs::write(&lab.file, text.replace("postgres:\n", "postgres:\n  settings: { work_mem: 7MB }\n"))?;
-    suite.pgprov(["up"]).args([&lab.file]).limit(120).ok()?;
+    let saved = suite.state().with_file_name("there.json");
+    let plan = |rest: &[&Path]| suite.pgprov(["plan"]).args([&lab.file]).args(rest).run();
+    plan(&["--hosts".as_ref(), &made.inventory, "--out".as_ref(), &saved])?.exits(4)?.says("work_mem")?;
+    suite.pgprov(["up"]).args([&saved]).limit(120).ok()?;
+    suite.pgprov(["diff"]).args([&lab.file]).args(["--hosts".as_ref(), made.inventory.as_path()]).ok()?;
+    let out = suite.folder("there-rendered")?;
+    suite.pgprov(["render"]).args([&lab.file]).args(["--out".as_ref(), out.as_path()]).ok()?;
+    let rendered = fs::read_to_string(out.join("s/etc/hosts"))?;
+    let installed = lab.exec("s", "cat /etc/hosts")?;
+    ensure!(
+        rendered.trim() == installed,
+        "expected `render` to write what is installed:\n{rendered}\n{installed}"
+    );
     let set = lab.psql("s", "show work_mem")?;
     ensure!(set == "7MB", "expected work_mem to be set on s, it is {set}");
     // Both come back from a power cut by themselves, cloud-init and all.
