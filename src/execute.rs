@@ -238,7 +238,7 @@ fn copy_or_boot(world: &World, host: &Host) -> anyhow::Result<()> {
         // It may have been told a key already; the one it makes at its boot counts.
         ssh::forget(&target.known_hosts, &host.name)?;
         // The next run makes another snapshot.
-        let _ = libvirt.remove_snapshots(&world.image.name, None);
+        let _ = libvirt.remove_snapshot(&template.snapshot);
     }
     libvirt.start_host(&lab.name, &host.name).with_context(|| format!("could not start {}", host.name))
 }

@@ -64,8 +64,13 @@ pub fn make(
     if libvirt.inventory()?.volumes.iter().any(|volume| volume.name == complete) {
         return Ok(());
     }
+    // Its memory was damaged, and went: another one made in its place would be another disk under those hosts.
+    ensure!(
+        !libvirt.is_based_on(snapshot)?,
+        "the machine to copy has lost its memory, and cannot be made anew while there are hosts that were made of it"
+    );
     let make = || -> anyhow::Result<()> {
-        libvirt.remove_snapshots(&image.name, Some(snapshot))?;
+        libvirt.remove_other_snapshots(snapshot)?;
         let overlay = overlay_volume(&snapshot.volume(SnapshotPart::Disk), disk, &image.disk, image.format);
         libvirt.start_template(template, &overlay)?;
         let deadline = Instant::now() + limit;
@@ -82,7 +87,7 @@ pub fn make(
     if made.is_err() {
         // What keeps it from being removed matters less than why it was not made.
         let _ = libvirt.remove_template(template);
-        let _ = libvirt.remove_snapshots(&image.name, None);
+        let _ = libvirt.remove_snapshot(snapshot);
     }
     made
 }

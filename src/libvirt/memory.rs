@@ -124,20 +124,50 @@ impl Libvirt {
         Err(Error::NotOurs { operation: operation.to_owned(), what: format!("domain `{}`", template.domain) })
     }
 
-    /// Removes the boot snapshots of an image, except one. Their disks stay while disks of hosts are based on them.
+    /// Whether disks are based on that of a boot snapshot: it must stay as it is, with every byte.
     ///
     /// # Errors
     /// [`Error::Call`], [`Error::Timeout`].
-    pub fn remove_snapshots(&self, image: &str, except: Option<&Snapshot>) -> Result {
-        let needed: Vec<String> =
-            self.inventory()?.volumes.into_iter().filter_map(|volume| volume.backing).collect();
-        let (image, except) = (image.to_owned(), except.cloned());
-        self.with_pool(&format!("remove boot snapshots of {image}"), move |_, pool| {
+    pub fn is_based_on(&self, snapshot: &Snapshot) -> Result<bool> {
+        Ok(self.based_on()?.contains(snapshot))
+    }
+
+    fn based_on(&self) -> Result<Vec<Snapshot>> {
+        let paths = self.inventory()?.volumes.into_iter().filter_map(|volume| volume.backing);
+        let snapshot = |path: String| match Volume::parse(path.rsplit('/').next()?) {
+            Volume::Snapshot { snapshot, .. } => Some(snapshot),
+            _ => None,
+        };
+        Ok(paths.filter_map(snapshot).collect())
+    }
+
+    /// Removes a boot snapshot. Its disk stays while disks of hosts are based on it.
+    ///
+    /// # Errors
+    /// As [`Libvirt::is_based_on`].
+    pub fn remove_snapshot(&self, snapshot: &Snapshot) -> Result {
+        let is_needed = self.is_based_on(snapshot)?;
+        let (operation, snapshot) =
+            (format!("remove the boot snapshot of {}", snapshot.image), snapshot.clone());
+        self.with_pool(&operation, move |_, pool| {
+            let disk = snapshot.volume(SnapshotPart::Disk);
             delete_volumes(pool, |name| {
-                let unwanted = |part: &Snapshot| part.image == image && Some(part) != except.as_ref();
-                is_part(name, unwanted) && !needed.iter().any(|path| path.ends_with(&format!("/{name}")))
+                is_part(name, |part| *part == snapshot) && !(is_needed && name == disk)
             })
             .map(drop)
+        })
+    }
+
+    /// Removes the boot snapshots of an image that no host was made of, except one.
+    ///
+    /// # Errors
+    /// As [`Libvirt::is_based_on`].
+    pub fn remove_other_snapshots(&self, kept: &Snapshot) -> Result {
+        let (needed, kept) = (self.based_on()?, kept.clone());
+        self.with_pool(&format!("remove boot snapshots of {}", kept.image), move |_, pool| {
+            let unwanted =
+                |part: &Snapshot| part.image == kept.image && *part != kept && !needed.contains(part);
+            delete_volumes(pool, |name| is_part(name, unwanted)).map(drop)
         })
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use pgplan::{
     lab::{Lab, derive},
-    machine::{self, Accel, BootImage, Hypervisor},
+    machine::{self, Accel, BootImage, Hypervisor, Snapshot, SnapshotPart},
     observed::{DomainState, PoolSeen},
     topology::Topology,
 };
@@ -191,6 +191,38 @@ fn what_does_not_carry_our_mark_is_not_touched() {
     let clashes = libvirt.observe("lab").unwrap().clashes(&lab);
     let clashes: Vec<&str> = clashes.iter().map(|clash| clash.what).collect();
     assert_eq!(clashes, ["domain", "network", "bridge", "subnet"]);
+}
+
+/// The disk of a boot snapshot is under the disks of the hosts that were made of it.
+#[test]
+fn a_boot_snapshot_that_hosts_are_made_of_stays() {
+    let ((libvirt, _folder), lab) = (hypervisor(), lab("lab"));
+    libvirt.ensure_pool(Path::new("/pool")).unwrap();
+    let snapshot = |key: &str| Snapshot { image: "debian-13-00".to_owned(), key: key.to_owned() };
+    let parts = [SnapshotPart::Disk, SnapshotPart::Memory, SnapshotPart::Complete];
+    for key in ["aa", "bb", "cc"] {
+        for part in parts {
+            libvirt.create_marker(&snapshot(key).volume(part)).unwrap();
+        }
+    }
+    let (name, format) = (pgplan::lab::disk_name("lab", "m", 0), pgplan::topology::DiskFormat::Qcow2);
+    let backing = format!("/pool/{}", snapshot("aa").volume(SnapshotPart::Disk));
+    let disk = machine::overlay_volume(&name, lab.vm.disk, &backing, format);
+    libvirt.create_disk("lab", "m", 0, &disk).unwrap();
+    let left = || {
+        let names = libvirt.inventory().unwrap().volumes.into_iter().map(|volume| volume.name);
+        let mut left: Vec<String> =
+            names.filter_map(|name| Some(name.split_once('@')?.1.to_owned())).collect();
+        left.sort();
+        left.join(" ")
+    };
+    assert!(libvirt.is_based_on(&snapshot("aa")).unwrap() && !libvirt.is_based_on(&snapshot("bb")).unwrap());
+    libvirt.remove_other_snapshots(&snapshot("cc")).unwrap();
+    assert_eq!(left(), "aa.complete aa.memory aa.qcow2 cc.complete cc.memory cc.qcow2");
+    for key in ["aa", "cc"] {
+        libvirt.remove_snapshot(&snapshot(key)).unwrap();
+    }
+    assert_eq!(left(), "aa.qcow2");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Hosts are copies of one machine that was booted once, and nothing depends on that.
 
-use std::fs;
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -68,11 +68,25 @@ pub fn damaged_snapshot_is_not_used(suite: &Suite) -> Result<()> {
         let said = up.stderr.matches("cannot be copied").count();
         ensure!(said == 1, "expected it to be said once, not {said} times:\n{up}");
         suite.pgprov(["plan"]).args([&file]).ok()?.says("nothing to do")?;
+        nobody_touches_its_disk(suite, &file, &memory)?;
         suite.pgprov(["destroy", "pair", "--yes"]).limit(120).ok()?;
         let up = suite.pgprov(["up", "--no-checkpoint"]).args([&file]).limit(UP_LIMIT).ok()?;
         ensure!(up.stderr.contains("m waking up"), "expected copies again:\n{up}");
         suite.pgprov(["destroy", "pair", "--yes"]).limit(120).ok()?;
     }
+    Ok(())
+}
+
+/// Hosts stand on the disk of the machine whose memory was damaged: it is not made anew under them.
+fn nobody_touches_its_disk(suite: &Suite, file: &Path, memory: &Path) -> Result<()> {
+    let disk = memory.with_extension("qcow2");
+    let is = || fs::metadata(&disk).map(|data| (data.ino(), data.len(), data.modified().ok()));
+    let before = is()?;
+    let text = fs::read_to_string(file)?;
+    let more = suite.file("one-more.yaml", &format!("{text}  visitor: {{ roles: [client] }}\n"))?;
+    let up = suite.pgprov(["up", "--no-checkpoint"]).args([&more]).limit(UP_LIMIT).ok()?;
+    up.says("hosts boot, because they cannot be copied: the machine to copy has lost its memory")?;
+    ensure!(is()? == before, "expected {} to be left alone", disk.display());
     Ok(())
 }
 
