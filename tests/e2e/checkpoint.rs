@@ -2,7 +2,8 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     command::Output,
@@ -46,6 +47,22 @@ const FAULTS: [(&str, Fault); 7] = [
     }),
 ];
 
+/// What `pgprov fault` can do to the pair, besides what stands above.
+const INJECTED: [&[&str]; 12] = [
+    &["isolate", "s"],
+    &["partition", "s", "--from", "m"],
+    &["delay", "m", "300ms"],
+    &["loss", "s", "60%"],
+    &["rate", "m", "100kbit"],
+    &["pause", "m"],
+    &["stop-service", "s", "postgresql@17-main"],
+    &["fill-disk", "m", "/var/lib/postgresql"],
+    &["slow-disk", "s"],
+    &["clock", "s", "+60m"],
+    &["clock", "m", "-60m"],
+    &["kill-process", "m", "postgres"],
+];
+
 fn reset(lab: &Lab, name: &str) -> Result<Output> {
     lab.pgprov("reset", [name]).limit(UP_LIMIT).ok()
 }
@@ -70,6 +87,23 @@ pub fn reset_after_each_fault(suite: &Suite) -> Result<()> {
         fault(&lab).map_err(|error| error.context(format!("expected to bring it about: {name}")))?;
         reset(&lab, "ready").map_err(|error| error.context(format!("after: {name}")))?;
         as_it_was(&lab).map_err(|error| error.context(format!("after: {name}")))?;
+    }
+    Ok(())
+}
+
+/// The same for the faults that pgprov brings about itself; none of them is in force afterwards.
+pub fn reset_after_each_injected_fault(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    reset(&lab, "ready")?;
+    for fault in INJECTED {
+        let after = |error: anyhow::Error| error.context(format!("after fault {}", fault.join(" ")));
+        lab.psql("m", "create table thrown_away ()")?;
+        suite.pgprov(["fault"]).args(fault).args(["--lab", lab.name]).limit(60).ok().map_err(after)?;
+        reset(&lab, "ready").map_err(after)?;
+        let left = suite.pgprov(["fault", "list", "--lab", lab.name, "-o", "json"]).ok()?.json()?;
+        let left = left["faults"].as_array().map(Vec::len);
+        ensure!(left == Some(0), "expected no fault after fault {}, found {left:?}", fault.join(" "));
+        as_it_was(&lab).map_err(after)?;
     }
     Ok(())
 }
@@ -131,6 +165,32 @@ pub fn several_checkpoints(suite: &Suite) -> Result<()> {
     suite.pgprov(["checkpoint", "remove", "later", "--lab", lab.name]).ok()?;
     ensure!(volumes()? == 0, "expected its memory to be gone with checkpoint later");
     lab.pgprov("reset", ["later"]).run()?.exits(2)?.says("no checkpoint `later`")?.says("ready")?;
+    as_it_was(&lab)
+}
+
+/// A checkpoint of other software, other machines or half a memory is refused before anything is touched.
+pub fn what_does_not_fit_is_refused(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    reset(&lab, "ready")?;
+    lab.psql("m", "create table since_ready as select 1 as i")?;
+    let file = lab.state_file("checkpoints").join("ready.json");
+    let kept = std::fs::read_to_string(&file)?;
+    let saved: Value = serde_json::from_str(&kept)?;
+    let refuses = |pointer: &str, value: Value, why: &str| {
+        let mut other = saved.clone();
+        *other.pointer_mut(pointer).with_context(|| format!("expected {pointer} in\n{kept}"))? = value;
+        std::fs::write(&file, other.to_string())?;
+        lab.pgprov("reset", []).run()?.exits(1)?.says("cannot go back to checkpoint ready")?.says(why)
+    };
+    let told = [
+        refuses("/software", "QEMU 1.0".into(), "it was made with QEMU 1.0"),
+        refuses("/hosts/s/spec", "another machine".into(), "the machine of s is defined otherwise now"),
+        refuses("/hosts/s/layer", 77.into(), "ready"),
+    ];
+    std::fs::write(&file, &kept)?;
+    told.into_iter().collect::<Result<Vec<_>>>()?;
+    lab.psql_becomes("s", "select i from since_ready", "1")?;
+    reset(&lab, "ready")?;
     as_it_was(&lab)
 }
 

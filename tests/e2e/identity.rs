@@ -25,6 +25,19 @@ pub fn identities_differ(suite: &Suite) -> Result<()> {
          cat /sys/class/net/eth*/address; cat /proc/sys/kernel/random/uuid",
     )?;
     all_different(inside.values().flat_map(|text| text.lines()), HOSTS.len() * 7)?;
+    let definitions = HOSTS.map(|host| suite.virsh(["dumpxml", &lab.domain(host)]).ok());
+    let mut own = Vec::new();
+    for definition in definitions {
+        let definition = definition?.stdout;
+        let lines = definition.lines().map(str::trim);
+        own.extend(
+            lines.filter(|line| line.starts_with("<uuid>") || line.starts_with("<genid>")).map(str::to_owned),
+        );
+    }
+    all_different(own.iter().map(String::as_str), HOSTS.len() * 2)?;
+    // What the guests see of it.
+    let products = lab.exec_everywhere("cat /sys/class/dmi/id/product_uuid")?;
+    all_different(products.values().map(String::as_str), HOSTS.len())?;
     for (name, text) in &inside {
         ensure!(text.lines().any(|line| line == name), "expected the host name of {name} in\n{text}");
     }

@@ -94,13 +94,20 @@ fn image_of(suite: &Suite, lab: &str) -> Result<String> {
 pub fn unused_image_is_removed(suite: &Suite) -> Result<()> {
     suite.lab(&PAIR)?;
     let image = image_of(suite, "pair")?;
+    let cache = suite.folder("cache")?;
+    let of_image = || -> Result<Vec<String>> {
+        Ok(suite.everything()?.into_iter().filter(|name| name.contains(&image)).collect())
+    };
+    let before = of_image()?;
+    suite.pgprov(["image", "prune", "--all"]).env("XDG_CACHE_HOME", &cache).ok()?;
+    ensure!(of_image()? == before, "expected image {image} to be kept for the lab: {before:?}");
     // Those of other cases use it as well.
     suite.destroy_all()?;
     nothing_left(suite, "pair")?;
     // Another cache: the user's own copy of the image is kept.
-    let remove = suite.pgprov(["image", "remove", &image]).env("XDG_CACHE_HOME", suite.folder("cache")?);
+    let remove = suite.pgprov(["image", "remove", &image]).env("XDG_CACHE_HOME", &cache);
     remove.ok()?.says(&format!("image {image} is removed"))?;
-    let left: Vec<String> = suite.everything()?.into_iter().filter(|name| name.contains(&image)).collect();
+    let left = of_image()?;
     ensure!(left.is_empty(), "expected no volume of image {image}, found {left:?}");
     Ok(())
 }
