@@ -19,6 +19,7 @@ use crate::{
 const LIMIT: u64 = 900;
 /// The first three bytes of the network that the machines are on.
 const NET: &str = "10.78.78";
+const HBA: &str = "etc/postgresql/17/main/pg_hba.conf";
 const MACHINES: [(&str, &str, u8); 2] = [("m", "alpha", 11), ("s", "beta", 12)];
 
 /// Two machines become a primary and its standby; what is their owner's stays.
@@ -48,8 +49,9 @@ pub fn become_a_lab(suite: &Suite) -> Result<()> {
     suite.pgprov(["diff"]).args([&lab.file]).args(["--hosts".as_ref(), made.inventory.as_path()]).ok()?;
     let out = suite.folder("there-rendered")?;
     suite.pgprov(["render"]).args([&lab.file]).args(["--out".as_ref(), out.as_path()]).ok()?;
-    let rendered = fs::read_to_string(out.join("s/etc/hosts"))?;
-    let installed = lab.exec("s", "cat /etc/hosts")?;
+    let rendered = fs::read_to_string(out.join(format!("s/{HBA}")))?;
+    let installed = lab.exec("s", &format!("cat /{HBA}"))?;
+    ensure!(!out.join("s/etc/hosts").exists(), "expected what is its owner's not to be rendered");
     ensure!(
         rendered.trim() == installed,
         "expected `render` to write what is installed:\n{rendered}\n{installed}"

@@ -82,6 +82,18 @@ fn the_keys_of_roles_are_current() {
     is_current("docs/roles.md", Some("keys"), &keys(&schemars::schema_for!(Manifest).to_value()));
 }
 
+/// The role with a package is shown as it is tested.
+#[test]
+fn the_example_with_a_package_is_current() {
+    let files = [("yml", "roles/pgbouncer.yaml"), ("ini", "templates/pgbouncer/pgbouncer.ini")];
+    let shown =
+        files.into_iter().chain([("text", "templates/pgbouncer/userlist.txt")]).map(|(language, file)| {
+            let text = read(&format!("examples/pgbouncer/{file}"));
+            format!("`{file}`:\n\n```{language}\n{}\n```\n", text.trim_end())
+        });
+    is_current("docs/roles.md", Some("pgbouncer"), &shown.collect::<Vec<_>>().join("\n"));
+}
+
 #[test]
 fn the_keys_of_lessons_are_current() {
     is_current("docs/lessons.md", Some("keys"), &keys(&lesson::read::schema()));
