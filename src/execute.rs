@@ -195,7 +195,9 @@ pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<
         }
         Step::StartHost { host } => libvirt.start_host(name, host),
         Step::CopyHost { host: part } => return copy_or_boot(world, host(part)?),
-        Step::RemoveHost { host } => libvirt.remove_host(name, host).map(drop),
+        Step::RemoveHost { host } | Step::ReplaceHost { host, .. } => {
+            libvirt.remove_host(name, host).map(drop)
+        }
     };
     done.with_context(|| format!("could not {step}"))
 }

@@ -16,7 +16,7 @@ use pgplan::{
     machine::{self, Accel, BootImage, POOL_PATH},
     machines::Machines,
     observed::{DomainState, Infra},
-    plan::{self, Plan, Restart, Step},
+    plan::{self, Plan, Restart},
     render::{RenderedHost, Roles},
     secrets::Secrets,
     topology::Topology,
@@ -376,11 +376,12 @@ impl Draft {
             self.answers.iter().map(|(name, answer)| (name.clone(), answer.facts.clone())).collect();
         match &mut self.place {
             Place::Vms(vms) => {
-                let disks = vms.infra.disks.iter();
+                self.plan = plan::plan(&vms.world.wanted(self.restart), &vms.infra, &facts);
+                let goes = |host: &str| self.plan.steps.iter().any(|step| step.destroys() == Some(host));
+                let disks = vms.infra.disks.iter().filter(|(host, _)| !goes(host));
                 vms.made_from = disks
                     .filter_map(|(host, disk)| Some((host.clone(), (disk.image.clone()?, disk.layer))))
                     .collect();
-                self.plan = plan::plan(&vms.world.wanted(self.restart), &vms.infra, &facts);
             }
             Place::Machines(_) => {
                 let (lab, hosts) = (&self.fleet.lab, &self.fleet.hosts);
@@ -464,7 +465,7 @@ impl Draft {
                 if step.starts().is_none() {
                     execute::step(&vms.world, step, &vms.made_from)?;
                 }
-                if let Step::StopHost { host } | Step::RemoveHost { host } = step {
+                if let Some(host) = step.stops() {
                     self.answers.remove(host);
                 }
             }

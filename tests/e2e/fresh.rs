@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::suite::{MAIN, Suite, TWELVE, host};
+use crate::suite::{MAIN, PAIR, Suite, TWELVE, UP_LIMIT, host};
 
 /// `up` makes four VMs and says how to connect.
 pub fn up_from_nothing(suite: &Suite) -> Result<()> {
@@ -83,6 +83,30 @@ pub fn standby_is_read_only(suite: &Suite) -> Result<()> {
     let refused = lab.try_psql("s", "create table refused ()")?;
     ensure!(refused.code != Some(0), "expected a failure of\n{refused}");
     refused.says("cannot execute CREATE TABLE in a read-only transaction").map(drop)
+}
+
+/// Another release in the topology of a lab that stands: its hosts are made anew, with consent, and back again.
+pub fn another_release_replaces_hosts(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    let text = std::fs::read_to_string(&lab.file)?;
+    let file = suite.file("older.yaml", &format!("{text}image: debian-12\n"))?;
+    let boot = lab.exec("m", "cat /proc/sys/kernel/random/boot_id")?;
+    lab.up(&file)?.exits(2)?.says("destroy m and its disk, which is of image debian-13-")?.says("--yes")?;
+    ensure!(
+        lab.exec("m", "cat /proc/sys/kernel/random/boot_id")? == boot,
+        "expected m to be left alone without consent"
+    );
+    for (file, version) in [(&file, "15."), (&lab.file, "17.")] {
+        suite.pgprov(["up", "--yes"]).args([file]).limit(UP_LIMIT).ok()?;
+        for name in ["m", "s"] {
+            let now = lab.psql(name, "show server_version")?;
+            ensure!(now.starts_with(version), "expected PostgreSQL {version} on {name}, it is {now}");
+        }
+        lab.streams("m", "s", version)?;
+        suite.pgprov(["plan"]).args([file]).ok()?.says("nothing to do")?;
+        lab.pgprov("reset", []).limit(UP_LIMIT).ok()?.says("checkpoint ready")?;
+    }
+    lab.is_as_its_topology_says()
 }
 
 /// The older release, with the PostgreSQL it has.

@@ -35,9 +35,18 @@ pub fn identities_differ(suite: &Suite) -> Result<()> {
         );
     }
     all_different(own.iter().map(String::as_str), HOSTS.len() * 2)?;
-    // What the guests see of it.
-    let products = lab.exec_everywhere("cat /sys/class/dmi/id/product_uuid")?;
-    all_different(products.values().map(String::as_str), HOSTS.len())?;
+    // What the guests see of it, as they woke up in the memory of another machine.
+    let mut all = BTreeSet::new();
+    let seen = "cat /sys/class/dmi/id/product_uuid; perl -ne 'BEGIN { $/ = undef } print unpack \"H*\", $_' /sys/firmware/dmi/tables/DMI";
+    for (name, text) in lab.exec_everywhere(seen)? {
+        let (uuid, table) = text.split_once('\n').unwrap_or_default();
+        let is_own = own.iter().any(|line| *line == format!("<uuid>{uuid}</uuid>"));
+        ensure!(is_own, "expected {name} to have the UUID of one of {own:#?}, it says {uuid}");
+        let end = uuid.rsplit('-').next().unwrap_or_default();
+        ensure!(table.contains(end), "expected {uuid} in the firmware's table of {name}");
+        all.insert(uuid.to_owned());
+    }
+    ensure!(all.len() == HOSTS.len(), "expected a UUID for each host, got {all:?}");
     for (name, text) in &inside {
         ensure!(text.lines().any(|line| line == name), "expected the host name of {name} in\n{text}");
     }

@@ -153,6 +153,7 @@ const THOROUGH: &[Case] = &[
     Case::new("lesson-student-with-arbiter", lessons::arbiter_failover_by_a_student),
     Case::new("lesson-from-up", lessons::from_up),
     Case::new("reset-after-each-injected-fault", checkpoint::reset_after_each_injected_fault),
+    Case::new("another-release-replaces-hosts", fresh::another_release_replaces_hosts),
     Case::new("memory-is-changed", restart::memory_is_changed),
     Case::new("two-labs-at-once", neighbours::two_labs_at_once),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),

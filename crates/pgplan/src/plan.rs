@@ -3,22 +3,23 @@
 //! The plan is everything that will be done: the one who executes it decides nothing. A plan of a lab that is as it
 //! should be is empty; that is how `up` knows that it is finished.
 
+mod show;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    fmt,
 };
 
 use serde::Serialize;
 
 use crate::{
-    diff,
-    host::{Call, Facts, HostPlan, Reason, Roll},
+    host::{Call, Facts, HostPlan, Roll},
     lab::Lab,
     machine::{self, BootImage, Hypervisor, Snapshot},
     observed::{DomainState, Infra, PoolSeen},
     render::RenderedHost,
     size::{Bytes, GIB, MIB},
+    topology::Image,
 };
 
 /// What a lab should be.
@@ -160,6 +161,15 @@ pub enum Step {
         /// The host.
         host: String,
     },
+    /// Destroy a host that the topology wants to be made of another release or disk, to make it anew.
+    ReplaceHost {
+        /// The host.
+        host: String,
+        /// The image that it was made from.
+        was: String,
+        /// The image that it will be made from.
+        now: String,
+    },
     /// Destroy a host that the topology no longer has, with its disk.
     RemoveHost {
         /// The host.
@@ -203,8 +213,24 @@ impl Step {
     }
 
     /// Whether the lab has another host after the step, or one less.
-    pub const fn changes_hosts(&self) -> bool {
-        matches!(self, Self::CreateDisk { .. } | Self::RemoveHost { .. })
+    pub fn changes_hosts(&self) -> bool {
+        self.creates().or(self.destroys()).is_some()
+    }
+
+    /// The host that the step destroys.
+    pub fn destroys(&self) -> Option<&str> {
+        match self {
+            Self::RemoveHost { host } | Self::ReplaceHost { host, .. } => Some(host),
+            _ => None,
+        }
+    }
+
+    /// The host that does not run any more after the step.
+    pub fn stops(&self) -> Option<&str> {
+        match self {
+            Self::StopHost { host } => Some(host),
+            _ => self.destroys(),
+        }
     }
 
     /// The host that the step starts.
@@ -225,7 +251,7 @@ impl Step {
 
     /// Whether the step interrupts or destroys what runs.
     pub fn is_disruptive(&self) -> bool {
-        matches!(self, Self::RemoveHost { .. } | Self::StopHost { .. })
+        self.stops().is_some()
     }
 }
 
@@ -239,6 +265,8 @@ pub fn plan(wanted: &Wanted, infra: &Infra, facts: &BTreeMap<String, Facts>) -> 
     for host in infra.domains.keys().filter(gone) {
         plan.steps.push(Step::RemoveHost { host: host.clone() });
     }
+    let (left, facts) = replace(wanted, infra, facts, &mut plan);
+    let (infra, facts) = (&left, &facts);
     plan_image(wanted, infra, &mut plan);
     networks(wanted.lab, infra, &mut plan);
     for host in &wanted.lab.hosts {
@@ -247,6 +275,33 @@ pub fn plan(wanted: &Wanted, infra: &Infra, facts: &BTreeMap<String, Facts>) -> 
     plan_hosts(wanted.hosts, |host| infra.disks.contains_key(host), facts, &mut plan);
     take_turns(wanted.lab, wanted.hosts, wanted.restart, facts, &mut plan);
     plan
+}
+
+/// Adds the steps that take away hosts whose image is another one altogether; returns what is there without them. An image of the
+/// same release that is only newer is no reason: the host goes on with the one that it has.
+fn replace(
+    wanted: &Wanted,
+    infra: &Infra,
+    facts: &BTreeMap<String, Facts>,
+    plan: &mut Plan,
+) -> (Infra, BTreeMap<String, Facts>) {
+    let (mut infra, mut facts) = (infra.clone(), facts.clone());
+    let now = &wanted.image.name;
+    let kind = |name: &str| match (&wanted.lab.image, name.rsplit_once('-')) {
+        (Image::Built { .. }, Some((release, _))) => release.to_owned(),
+        _ => name.to_owned(),
+    };
+    for host in &wanted.lab.hosts {
+        let host = &host.name;
+        let was = infra.disks.get(host).and_then(|disk| disk.image.clone());
+        if let Some(was) = was.filter(|was| kind(was) != kind(now)) {
+            plan.steps.push(Step::ReplaceHost { host: host.clone(), was, now: now.clone() });
+            infra.disks.remove(host);
+            infra.domains.remove(host);
+            facts.remove(host);
+        }
+    }
+    (infra, facts)
 }
 
 /// The same for machines that are there already: only what is in them is compared.
@@ -414,115 +469,6 @@ fn plan_host(wanted: &Wanted, infra: &Infra, name: &str, plan: &mut Plan) {
             plan.steps.push(Step::DefineHost { host: host() });
             plan.steps.push(start);
         }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreatePool => write!(f, "make the storage pool"),
-            Self::UploadImage { image } => write!(f, "copy image {image} into the pool"),
-            Self::CreateNetwork { network } => write!(f, "make the {network} network"),
-            Self::StartNetwork { network } => write!(f, "start the {network} network"),
-            Self::Reserve { network, host } => write!(f, "reserve the {network} address of {host}"),
-            Self::Unreserve { network, host } => write!(f, "forget the {network} address of {host}"),
-            Self::StopHost { host } => write!(f, "power {host} off, because its hardware changes"),
-            Self::GiveUpHost { host } => {
-                write!(f, "power {host} off, which an earlier run was about to wake up")
-            }
-            Self::PlugIn { host } => write!(f, "plug in the cables of {host}"),
-            Self::CreateDisk { host } => write!(f, "make the disk of {host}"),
-            Self::DefineHost { host } => write!(f, "define the VM of {host}"),
-            Self::MakeSnapshot { image, .. } => write!(f, "boot a machine of {image} once and save it"),
-            Self::CopyHost { host } => write!(f, "start {host} as a copy of the saved machine"),
-            Self::StartHost { host } => write!(f, "start {host}"),
-            Self::RemoveHost { host } => write!(f, "destroy {host} and its disk"),
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::New => "new",
-            Self::Content => "changed",
-            Self::Attributes => "owner or mode",
-            Self::Pending => "to do",
-        })
-    }
-}
-
-/// The plan as people read it: one line a change, `+` adds, `~` changes, `-` destroys.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for step in &self.steps {
-            let sign = match step {
-                Step::RemoveHost { .. } | Step::Unreserve { .. } => '-',
-                Step::StopHost { .. } | Step::GiveUpHost { .. } => '~',
-                _ => '+',
-            };
-            writeln!(f, "{sign} {step}")?;
-        }
-        for host in self.hosts.iter().filter(|host| !host.is_empty()) {
-            write!(f, "{host}")?;
-        }
-        for turn in &self.turns {
-            writeln!(f, "~ {turn}")?;
-        }
-        for host in &self.unasked {
-            writeln!(f, "? {host}: will be asked once it runs")?;
-        }
-        for note in &self.notes {
-            writeln!(f, "note: {note}")?;
-        }
-        match self.len() {
-            0 if self.is_empty() => writeln!(f, "nothing to do"),
-            1 => writeln!(f, "1 change"),
-            count => writeln!(f, "{count} changes"),
-        }
-    }
-}
-
-impl fmt::Display for HostPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = &self.host;
-        if !self.packages.is_empty() {
-            writeln!(f, "+ {host}: install {} packages", self.packages.len())?;
-        }
-        for (what, changes) in [("directory", &self.directories), ("file", &self.files)] {
-            for change in changes {
-                let sign = if change.reason == Reason::New { '+' } else { '~' };
-                writeln!(f, "{sign} {host}: {what} {} ({})", change.what, change.reason)?;
-                for line in diff::brief(change.diff.as_deref().unwrap_or_default()) {
-                    writeln!(f, "      {line}")?;
-                }
-            }
-        }
-        for path in &self.remove {
-            writeln!(f, "- {host}: file {path}")?;
-        }
-        for task in &self.tasks {
-            writeln!(f, "+ {host}: {}", task.what)?;
-            for line in &task.lines {
-                writeln!(f, "      {line}")?;
-            }
-        }
-        for handler in &self.handlers {
-            writeln!(f, "~ {host}: {handler}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Turn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.host, self.call)
-    }
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, because of {}", self.what, self.because.join(", "))
     }
 }
 

@@ -21,8 +21,6 @@ use pgplan::{
 use proptest::{prelude::*, sample::select};
 use serde_json::{Value, json};
 
-const IMAGE: &str = "debian-13-x";
-
 /// A host as it is.
 #[derive(Clone, Debug, Default)]
 struct Machine {
@@ -151,7 +149,7 @@ impl World {
         let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
         let hosts = roles.render(&lab, &secrets).unwrap();
         let hypervisor = Hypervisor { accel: Accel::Kvm, pool_path: POOL_PATH.to_owned() };
-        let image = BootImage::in_pool(POOL_PATH, IMAGE, &lab.image, "quiet");
+        let image = BootImage::in_pool(POOL_PATH, &format!("{}-x", lab.release), &lab.image, "quiet");
         Scene { lab, hosts, hypervisor, image, pinned: BTreeSet::new() }
     }
 
@@ -206,7 +204,7 @@ impl World {
                 infra.networks.get_mut(kind).unwrap().reservations.remove(host);
             }
             Step::CreateDisk { host } => {
-                let (capacity, image) = (lab.vm.disk, Some(IMAGE.to_owned()));
+                let (capacity, image) = (lab.vm.disk, Some(image.name.clone()));
                 infra
                     .disks
                     .insert(host.clone(), DiskSeen { capacity, allocation: Bytes(0), image, layer: 0 });
@@ -215,13 +213,13 @@ impl World {
             Step::DefineHost { host: name } => {
                 let host = lab.host(name).unwrap();
                 let spec = machine::domain(lab, host, 0, hypervisor, image, "ssh-ed25519 key").spec;
-                let (image, uuid) = (IMAGE.to_owned(), host.uuid.clone());
+                let (image, uuid) = (image.name.clone(), host.uuid.clone());
                 let state = DomainState::Off;
                 infra.domains.insert(name.clone(), DomainSeen { spec, image, state, unplugged: false, uuid });
             }
             Step::StopHost { host } => infra.domains.get_mut(host).unwrap().state = DomainState::Off,
             Step::StartHost { host } => infra.domains.get_mut(host).unwrap().state = DomainState::Running,
-            Step::RemoveHost { host } => {
+            Step::RemoveHost { host } | Step::ReplaceHost { host, .. } => {
                 infra.domains.remove(host);
                 infra.disks.remove(host);
                 self.hosts.remove(host);
@@ -240,8 +238,9 @@ fn topology() -> impl Strategy<Value = Value> {
         select(vec![None, Some(40), Some(80)]),
     );
     let users = prop::sample::subsequence(vec!["anna", "ben", "carl"], 0..3);
-    (others, settings, users, any::<[bool; 3]>(), select(vec!["1GiB", "2GiB"])).prop_map(
-        |(others, (work, shared, connections), users, [agents, tls, database], memory)| {
+    let machine = (select(vec!["1GiB", "2GiB"]), select(vec!["debian-12", "debian-13", "debian-13"]));
+    (others, settings, users, any::<[bool; 3]>(), machine).prop_map(
+        |(others, (work, shared, connections), users, [agents, tls, database], (memory, image))| {
             let mut settings = serde_json::Map::new();
             settings.extend(work.map(|value| ("work_mem".to_owned(), json!(value))));
             settings.extend(shared.map(|value| ("shared_buffers".to_owned(), json!(value))));
@@ -249,7 +248,7 @@ fn topology() -> impl Strategy<Value = Value> {
             let users: Vec<Value> = users.into_iter().map(|name| json!({"name": name})).collect();
             let databases = if database { json!([{"name": "app", "owner": "app"}]) } else { json!([]) };
             let mut topology = json!({
-                "lab": "any", "vm": {"memory": memory},
+                "lab": "any", "image": image, "vm": {"memory": memory},
                 "postgres": {"settings": settings, "users": users, "databases": databases, "tls": tls},
             });
             topology["hosts"] = if agents {
@@ -320,6 +319,27 @@ fn plans_of_shipped_topologies() {
             format!("{first}\nthen\n{second}")
         );
     }
+}
+
+/// Another release is another machine, whose data is lost; a newer image of the same release is a remark.
+#[test]
+fn another_release_replaces_hosts() {
+    let roles = sources::roles();
+    let text = |image: &str| format!("lab: any\nimage: {image}\nhosts: {{ m: {{ roles: [postgres] }} }}\n");
+    let mut world = World::new();
+    let scene = world.scene(&roles, &text("debian-13"));
+    let first = world.plan(&scene);
+    world.apply(&scene, &first);
+    let other = world.scene(&roles, &text("debian-12"));
+    let plan = world.plan(&other);
+    let loss = "destroy m and its disk, which is of image debian-13-x, to make it from debian-12-x";
+    assert_eq!(plan.disruptive(), [loss]);
+    world.apply(&other, &plan);
+    assert!(world.plan(&other).is_empty());
+    world.infra.disks.get_mut("m").unwrap().image = Some("debian-12-older".to_owned());
+    let newer = world.plan(&other);
+    assert!(newer.notes[0].contains("debian-12-older"), "{newer}");
+    assert!(newer.steps.iter().all(|step| step.destroys().is_none()), "{newer}");
 }
 
 proptest! {
