@@ -50,7 +50,13 @@ pub fn cron_fires_and_the_count_is_kept(suite: &Suite) -> Result<()> {
         suite,
         Some(&format!("backup: {{ interval_cron: \"* * * * *\", retention_count: {KEPT} }}")),
     )?;
+    // Nothing has run yet, and the node exporter knows since when something should.
+    ensure!(
+        metric(&lab, "installed_timestamp_seconds")? > 0 && metric(&lab, "retention_count")? > KEPT as u64
+    );
+    ensure!(metric(&lab, "last_success_timestamp_seconds")? == 0, "expected no backup yet");
     lab.up(&file)?.exits(0)?;
+    ensure!(metric(&lab, "retention_count")? == KEPT as u64 && metric(&lab, "interval_seconds")? == 60);
     let begun = Instant::now();
     let fired = loop {
         let list = backup(&lab, "list", []).ok()?.json()?;
@@ -71,6 +77,8 @@ pub fn cron_fires_and_the_count_is_kept(suite: &Suite) -> Result<()> {
             "sed -i 's/^BACKUP_RETENTION_COUNT=.*/BACKUP_RETENTION_COUNT={KEPT}/' /etc/pgbackup/environment"
         ),
     )?;
+    // The clock was wrong when those were made: they are the older ones all the same.
+    lab.exec("client", "cd /var/backups/pgbackup; for id in *Z; do mv $id 2099${id#????}; done")?;
     let mut last = Value::Null;
     for _ in 0..KEPT {
         last = backup(&lab, "now", []).ok()?.json()?;
@@ -81,6 +89,10 @@ pub fn cron_fires_and_the_count_is_kept(suite: &Suite) -> Result<()> {
         "expected the last {KEPT}, up to {last:#}, got {kept}"
     );
     ensure!(metric(&lab, "retained")? == KEPT as u64 && metric(&lab, "last_exit_code")? == 0);
+    // One at a time; that another one runs is no failure.
+    lab.exec("client", "flock -o /var/lib/pgbackup/lock sleep 15 >/dev/null 2>&1 & sleep 0.5")?;
+    backup(&lab, "now", []).run()?.exits(1)?.says("another one is running")?;
+    ensure!(metric(&lab, "failures_total")? == 0, "expected that to be no failure");
     let log = lab.pgprov("logs", ["client", "--role", "backup"]).ok()?;
     log.says(first["id"].as_str().unwrap_or_default()).map(drop)
 }
@@ -166,12 +178,14 @@ pub fn a_dropped_table_is_restored(suite: &Suite) -> Result<()> {
         "create table public.treasure (id int primary key, what text not null); \
          create index on public.treasure (what); insert into public.treasure select i, 'coin ' || i from generate_series(1, 1234) i",
     )?;
+    lab.psql("m", "create role guest login password 'a guest'")?;
     let saving = backup(&lab, "now", []).start()?;
     thread::sleep(Duration::from_secs(4));
     lab.psql("s", "select pg_wal_replay_resume()")?;
     let saved = saving.wait()?.exits(0)?.json()?;
     ensure!(saved["server"] == "s", "expected the standby to be read, not\n{saved:#}");
     backup(&lab, "verify", []).ok()?;
+    a_dropped_role_is_in_globals(&lab, saved["id"].as_str().unwrap_or_default())?;
     backup(&lab, "restore", ["--table", "public.trove"])
         .run()?
         .exits(2)?
@@ -200,6 +214,21 @@ pub fn a_dropped_table_is_restored(suite: &Suite) -> Result<()> {
 }
 
 /// A byte that is another one makes a backup that must not be trusted.
+/// With its password, in statements that psql takes.
+fn a_dropped_role_is_in_globals(lab: &Lab, id: &str) -> Result<()> {
+    let password = || lab.psql("m", "select rolpassword from pg_authid where rolname = 'guest'");
+    let before = password()?;
+    lab.psql("m", "drop role guest")?;
+    let restore = format!(
+        ". /etc/pgbackup/environment; grep -E '^(CREATE|ALTER) ROLE guest' /var/backups/pgbackup/{id}/globals.sql | \
+         psql -XAtqw -v ON_ERROR_STOP=1 -d \"host=$BACKUP_HOSTS $BACKUP_CONNECT dbname=postgres target_session_attrs=read-write\""
+    );
+    lab.exec("client", &restore)?;
+    let after = password()?;
+    ensure!(before.starts_with("SCRAM-SHA-256") && after == before, "expected {before}, got {after}");
+    lab.psql("m", "drop role guest").map(drop)
+}
+
 fn damage_is_noticed(lab: &Lab) -> Result<()> {
     let newest = "cd /var/backups/pgbackup/$(ls /var/backups/pgbackup | tail -n 1)";
     lab.exec(
