@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     failover::{drill::Drill, times::gap},
-    suite::{Lab, Spec, Suite, Topology},
+    suite::{Lab, Spec, Suite, Topology, host},
 };
 
 const LAB: Spec = Spec { name: "pat", topology: Topology::Text(TEXT) };
@@ -28,6 +28,13 @@ hosts:
   client: { roles: [client] }
 ";
 
+/// Hosts of that lab with PostgreSQL.
+const SERVERS: [&str; 2] = ["m", "s"];
+/// What `pgprov up topologies/patroni.yaml` makes.
+const SHIPPED: Spec = Spec { name: "patroni", topology: Topology::File("topologies/patroni.yaml") };
+
+/// The same for `rto: safe`, see below.
+const FAILOVER_SAFE: u64 = 84 + 30;
 /// The longest that `rto: norm` predicts until another host leads, and what an emulated host adds.
 const FAILOVER: u64 = 44 + 30;
 /// A server that was away has to be started, rewound and caught up.
@@ -65,16 +72,39 @@ pub fn leader_is_lost(suite: &Suite) -> Result<()> {
 /// An acknowledged row is lost, or the lab does not recover.
 pub fn faults(suite: &Suite) -> Result<()> {
     let drill = begin(suite)?;
-    let leader = leads(&drill.lab, 5)?;
+    let first = leads(&drill.lab, 5)?;
     let postmaster = "/var/lib/postgresql/17/main/postmaster.pid";
-    drill.lab.exec(&leader, &format!("kill -KILL $(head -1 {postmaster})"))?;
+    drill.lab.exec(&first, &format!("kill -KILL $(head -1 {postmaster})"))?;
     drill.pause(2.0);
     drill.writes_go_on(FAILOVER)?;
     settled(&drill.lab, REJOIN)?;
-
+    // Patroni starts it again, or gives up the lead.
     let leader = leads(&drill.lab, 30)?;
-    let other = if leader == "m" { "s" } else { "m" };
-    // The watchdog resets the host: its PostgreSQL would go on to take clients, and never answer their commits.
+    let changes = usize::from(leader != first);
+
+    let other = other(&leader);
+    drill.power_off(&leader)?;
+    becomes(&drill.lab, other, "primary", FAILOVER)?;
+    drill.writes_go_on(20)?;
+    drill.power_on(&leader)?;
+    becomes(&drill.lab, &leader, "replica", REJOIN)?;
+    settled(&drill.lab, 60)?;
+
+    drill.ha(&["reinit", &leader, "--lab"]).limit(200).ok()?.says("follows with a fresh copy")?;
+    drill.writes_go_on(20)?;
+    drill.lab.is_as_its_topology_says()?;
+    drill.end(changes + 1).map(drop)
+}
+
+/// Patroni stands still on the leader, whose PostgreSQL goes on: the watchdog resets the host.
+///
+/// # Errors
+/// An acknowledged row is lost, or the lab does not recover.
+pub fn frozen(suite: &Suite) -> Result<()> {
+    let drill = begin(suite)?;
+    let leader = leads(&drill.lab, 5)?;
+    let other = other(&leader);
+    // Its PostgreSQL would go on to take clients, and never answer their commits.
     let boot = "cat /proc/sys/kernel/random/boot_id";
     let before = drill.lab.exec(&leader, boot)?;
     drill.lab.exec(&leader, "systemctl kill -s STOP patroni")?;
@@ -83,18 +113,48 @@ pub fn faults(suite: &Suite) -> Result<()> {
     becomes(&drill.lab, &leader, "replica", REJOIN)?;
     ensure!(drill.lab.exec(&leader, boot)? != before, "expected the watchdog to reset {leader}");
     settled(&drill.lab, 60)?;
-
-    drill.power_off(other)?;
-    becomes(&drill.lab, &leader, "primary", FAILOVER)?;
-    drill.writes_go_on(20)?;
-    drill.power_on(other)?;
-    becomes(&drill.lab, other, "replica", REJOIN)?;
-    settled(&drill.lab, 60)?;
-
-    drill.ha(&["reinit", other, "--lab"]).limit(200).ok()?.says("follows with a fresh copy")?;
-    drill.writes_go_on(20)?;
     drill.lab.is_as_its_topology_says()?;
     drill.end_frozen().map(drop)
+}
+
+/// The shipped topology, with two replicas that could lead: the network of the leader is cut, the synchronous one takes over, the
+/// third follows it, and nothing acknowledged is lost.
+///
+/// # Errors
+/// The first of these that does not happen in time.
+pub fn two_replicas(suite: &Suite) -> Result<()> {
+    const SERVERS: [&str; 3] = ["db1", "db2", "db3"];
+    let lab = suite.lab(&SHIPPED)?;
+    all_settled(&lab, &SERVERS, 90)?;
+    lab.is_as_its_topology_says()?;
+    let leader = leader_of(&lab, &SERVERS, 5)?;
+    let sync =
+        lab.psql(&leader, "select application_name from pg_stat_replication where sync_state = 'sync'")?;
+    let third = SERVERS.into_iter().find(|host| *host != leader && *host != sync).unwrap_or_default();
+    let mut drill = Drill::of(lab, &SERVERS, &["client"])?;
+    drill.load()?;
+
+    drill.cable(&leader, "down")?;
+    becomes(&drill.lab, &sync, "primary", FAILOVER_SAFE)?;
+    drill.writes_go_on(60)?;
+    let followers =
+        "select string_agg(application_name, ',') from pg_stat_replication where state = 'streaming'";
+    drill.lab.psql_becomes(&sync, followers, third)?;
+    drill.lab.psql_becomes(&sync, IN_SYNC, "1")?;
+    let status = drill.lab.status()?;
+    let seen = |name: &str| host(&status, name).map(|host| (host["role"].clone(), host["follows"].clone()));
+    ensure!(seen(&sync)?.0 == "primary", "expected {sync} to be primary in {status:#}");
+    ensure!(
+        seen(third)? == ("standby".into(), sync.as_str().into()),
+        "expected {third} to follow {sync} in {status:#}"
+    );
+
+    drill.cable(&leader, "up")?;
+    becomes(&drill.lab, &leader, "replica", REJOIN)?;
+    all_settled(&drill.lab, &SERVERS, REJOIN)?;
+    drill.writes_go_on(20)?;
+    drill.lab.is_as_its_topology_says()?;
+    drill.end(1).map(drop)
 }
 
 /// Settings come, change and go by one PATCH; what somebody else made stays; a restart is rolled through.
@@ -168,7 +228,7 @@ pub fn times(suite: &Suite) -> Result<()> {
         drill.lab.up(&file)?.exits(0)?;
         settled(&drill.lab, REJOIN)?;
         let leader = leads(&drill.lab, 30)?;
-        let other = if leader == "m" { "s" } else { "m" };
+        let other = other(&leader);
         drill.pause(5.0);
         let since = drill.now();
         drill.cable(&leader, "down")?;
@@ -192,7 +252,7 @@ pub fn times(suite: &Suite) -> Result<()> {
 
 /// The lab, in sync, with its clients.
 fn begin(suite: &Suite) -> Result<Drill<'_>> {
-    let mut drill = Drill::of(suite.lab(&LAB)?, &["m", "s", "client"])?;
+    let mut drill = Drill::of(suite.lab(&LAB)?, &SERVERS, &["client"])?;
     settled(&drill.lab, 60)?;
     drill.load()?;
     Ok(drill)
@@ -221,21 +281,40 @@ fn becomes(lab: &Lab<'_>, host: &str, role: &str, seconds: u64) -> Result<()> {
 
 /// Who leads.
 fn leads(lab: &Lab<'_>, seconds: u64) -> Result<String> {
+    leader_of(lab, &SERVERS, seconds)
+}
+
+/// The other one of two servers.
+fn other(host: &str) -> &'static str {
+    if host == "m" { "s" } else { "m" }
+}
+
+/// Which of those hosts leads.
+fn leader_of(lab: &Lab<'_>, servers: &[&str], seconds: u64) -> Result<String> {
     let begun = Instant::now();
     loop {
-        let leader =
-            ["m", "s"].into_iter().find(|host| member(lab, host).is_ok_and(|it| it["role"] == "primary"));
-        if let Some(host) = leader {
-            return Ok(host.to_owned());
+        let leads = |host: &&&str| member(lab, host).is_ok_and(|it| it["role"] == "primary");
+        if let Some(host) = servers.iter().find(leads) {
+            return Ok((*host).to_owned());
         }
-        ensure!(begun.elapsed().as_secs() < seconds, "expected m or s to lead within {seconds} s");
+        ensure!(
+            begun.elapsed().as_secs() < seconds,
+            "expected one of {servers:?} to lead within {seconds} s"
+        );
         thread::sleep(Duration::from_millis(500));
     }
 }
 
 /// Waits until one leads and the other one is its synchronous standby.
 fn settled(lab: &Lab<'_>, seconds: u64) -> Result<()> {
-    let leader = leads(lab, seconds)?;
-    becomes(lab, if leader == "m" { "s" } else { "m" }, "replica", seconds)?;
+    all_settled(lab, &SERVERS, seconds)
+}
+
+/// Waits until one of those hosts leads, the others follow, and one of them is synchronous.
+fn all_settled(lab: &Lab<'_>, servers: &[&str], seconds: u64) -> Result<()> {
+    let leader = leader_of(lab, servers, seconds)?;
+    for host in servers.iter().filter(|host| **host != leader) {
+        becomes(lab, host, "replica", seconds)?;
+    }
     lab.psql_becomes(&leader, IN_SYNC, "1")
 }

@@ -35,6 +35,8 @@ const ROLE: &str = "select case when pg_is_in_recovery() then 'standby' else 'pr
 pub struct Drill<'a> {
     /// The lab.
     pub lab: Lab<'a>,
+    /// Those with PostgreSQL.
+    servers: Vec<String>,
     macs: BTreeMap<String, String>,
     cuts: RefCell<BTreeSet<(String, String)>>,
     /// Seconds that the client's clock is ahead of ours.
@@ -51,21 +53,27 @@ impl<'a> Drill<'a> {
         lab.pgprov("reset", []).limit(UP_LIMIT).ok()?;
         // What watched the arguments of processes while the lab was made lives on in its checkpoint.
         lab.exec_everywhere("touch /run/e2e-stop")?;
-        let mut drill = Self::of(lab, &["m", "s", "arbiter", "client"])?;
+        let mut drill = Self::of(lab, &["m", "s"], &["arbiter", "client"])?;
         drill.until("m", &["sync"], 60)?;
         drill.until("s", &["standby"], 10)?;
         drill.load()?;
         Ok(drill)
     }
 
-    /// A lab with those hosts, m and s and client among them, as it is; nothing uses it yet.
+    /// A lab with those servers and those other hosts, a client among them, as it is; nothing uses it yet.
     ///
     /// # Errors
     /// A host has no interface on the data network.
-    pub fn of(lab: Lab<'a>, hosts: &[&str]) -> Result<Self> {
-        let mut drill = Drill { lab, macs: BTreeMap::new(), cuts: RefCell::default(), offset: 0.0 };
+    pub fn of(lab: Lab<'a>, servers: &[&str], others: &[&str]) -> Result<Self> {
+        let mut drill = Drill {
+            lab,
+            servers: servers.iter().map(|host| (*host).to_owned()).collect(),
+            macs: BTreeMap::new(),
+            cuts: RefCell::default(),
+            offset: 0.0,
+        };
         drill.bridge("delete table bridge drill").run()?;
-        for host in hosts {
+        for host in servers.iter().chain(others) {
             let list = drill.lab.suite.virsh(["domiflist", &drill.lab.domain(host)]).ok()?;
             let line = list.text().lines().find(|line| line.contains("-data"));
             let mac = line.and_then(|line| line.split_whitespace().nth(4));
@@ -80,7 +88,7 @@ impl<'a> Drill<'a> {
     /// # Errors
     /// The first of them gets nothing done.
     pub fn load(&mut self) -> Result<()> {
-        let lab = self.lab.name;
+        let (lab, servers) = (self.lab.name, self.servers.join(" "));
         let script = format!(
             "rm -rf /tmp/drill && mkdir /tmp/drill && cat >/tmp/drill/loop.sh <<'END'\n{}END\n
              psql -XAtqw service={lab}-rw -c 'drop table if exists ledger, x; create table ledger(i bigint primary key)' &&
@@ -88,7 +96,7 @@ impl<'a> Drill<'a> {
                setsid bash /tmp/drill/loop.sh /tmp/drill $1 $2 {TRIES} {SECONDS} \"$3\" psql \"$4\" >/dev/null 2>&1 </dev/null &
              }}
              run writer 0.1 \"insert into ledger values (%) returning 'ok'\" 'service={lab}-rw {CLIENT}'
-             for host in m s; do
+             for host in {servers}; do
                run $host 0.3 \"{ROLE}\" \"service={lab}-rw host=$host target_session_attrs=any {CLIENT}\"
              done
              date +%s.%N",
@@ -246,7 +254,7 @@ impl<'a> Drill<'a> {
         Ok(())
     }
 
-    /// What a client of [`Drill::begin`] was told so far: `writer`, or the observers `m` and `s`.
+    /// What a client of [`Drill::load`] was told so far: `writer`, or the observer of a server, by its name.
     pub fn tries(&self, client: &str) -> Result<Vec<Try>> {
         ledger::read(&self.lab.exec("client", &format!("cat /tmp/drill/{client}; echo"))?)
     }
@@ -292,7 +300,8 @@ impl<'a> Drill<'a> {
     /// An acknowledged row is lost, or two hosts were open at the same time.
     pub fn end(self, changes: usize) -> Result<Summary> {
         let summary = self.ledger()?;
-        ledger::one_primary_at_a_time(&self.tries("m")?, &self.tries("s")?, changes)?;
+        let seen = self.servers.iter().map(|host| Ok((host.as_str(), self.tries(host)?)));
+        ledger::one_primary_at_a_time(&seen.collect::<Result<Vec<_>>>()?, changes)?;
         Ok(summary)
     }
 
@@ -305,7 +314,8 @@ impl<'a> Drill<'a> {
     }
 
     fn ledger(&self) -> Result<Summary> {
-        self.lab.exec("client", "cd /tmp/drill; touch stop writer.stop m.stop s.stop; sleep 2")?;
+        let stops: String = self.servers.iter().map(|host| format!(" {host}.stop")).collect();
+        self.lab.exec("client", &format!("cd /tmp/drill; touch stop writer.stop{stops}; sleep 2"))?;
         let writer = self.tries("writer")?;
         let select = "select i from ledger";
         let rows = self
