@@ -50,17 +50,27 @@ const IN_SYNC: &str = "select count(*) from pg_stat_replication where sync_state
 pub fn leader_is_lost(suite: &Suite) -> Result<()> {
     let drill = begin(suite)?;
     drill.lab.is_as_its_topology_says()?;
+    only_the_lab_may_change(&drill.lab)?;
+    drill.ha(&["pause"]).limit(60).ok()?.says("nobody takes over")?;
+    drill.ha(&["status"]).ok()?.says("paused: nobody takes over until")?;
+    drill.ha(&["resume"]).limit(60).ok()?.says("Patroni takes care of PostgreSQL again")?;
     drill.ha(&["switchover"]).limit(150).ok()?.says("s leads, m follows it")?;
     drill.writes_go_on(20)?;
     drill.lab.psql_becomes("s", IN_SYNC, "1")?;
     drill.lab.is_as_its_topology_says()?;
 
     drill.cable("s", "down")?;
+    // Nobody but s ever hears of this: its history and that of m go different ways, and pg_rewind takes it back.
+    drill.lab.psql("s", "set synchronous_commit = local; create table heard_by_nobody ()")?;
     becomes(&drill.lab, "m", "primary", FAILOVER)?;
     drill.writes_go_on(20)?;
     drill.cable("s", "up")?;
     becomes(&drill.lab, "s", "replica", REJOIN)?;
     drill.lab.psql_becomes("m", IN_SYNC, "1")?;
+    drill.lab.psql_becomes("s", "select to_regclass('heard_by_nobody') is null", "t")?;
+    let rewound =
+        drill.lab.exec("s", "journalctl -q -o cat -u patroni | grep -c 'pg_rewind exit code=0' || true")?;
+    ensure!(rewound != "0", "expected pg_rewind to have taken s back");
     drill.writes_go_on(20)?;
     drill.ha(&["history"]).ok()?.says("no recovery target specified")?;
     drill.end(2).map(drop)
@@ -256,6 +266,18 @@ fn begin(suite: &Suite) -> Result<Drill<'_>> {
     settled(&drill.lab, 60)?;
     drill.load()?;
     Ok(drill)
+}
+
+/// Whoever has no certificate of the lab may look at Patroni, and at nothing of etcd.
+fn only_the_lab_may_change(lab: &Lab<'_>) -> Result<()> {
+    let curl = "curl -s -m 5 -o /dev/null -w '%{http_code} ' --cacert /etc/pgprov/ca.crt";
+    let script = format!(
+        "{curl} https://m:8008/patroni; {curl} -X PATCH -d '{{\"ttl\": 99}}' https://m:8008/config; \
+         {curl} -X POST https://m:8008/restart; {curl} -d '{{\"key\": \"AA==\"}}' https://m:2379/v3/kv/range || echo refused"
+    );
+    let said = lab.exec("client", &script)?;
+    ensure!(said == "200 403 403 000 refused", "expected only to be let look, got {said:?}");
+    Ok(())
 }
 
 /// What Patroni on a host says.
