@@ -251,6 +251,11 @@ pub fn times(suite: &Suite) -> Result<()> {
         settled(&drill.lab, 120)?;
         let back = healed.elapsed().as_secs_f64();
         let gap = gap(&drill.tries("writer")?, since);
+        // The client's own limits come on top.
+        ensure!(
+            gap < most + 10.0,
+            "expected rto {rto} to take at most {most} s, clients waited for {gap:.1} s"
+        );
         rows.push_str(&format!("| `{rto}` | {least} to {most} | {gap:.1} | {back:.1} |\n"));
     }
     drill.end(changes)?;
