@@ -67,9 +67,13 @@ impl Panel {
 }
 
 impl Query {
-    /// PromQL for the whole lab: as Grafana asks when its variables stand on `All`.
-    pub fn promql(&self) -> String {
-        self.expr.replace("$__rate_interval", RATE_INTERVAL).replace("$job", ".+").replace("$instance", ".+")
+    /// PromQL for the whole lab and that many minutes: as Grafana asks when its variables stand on `All`.
+    pub fn promql(&self, minutes: u64) -> String {
+        self.expr
+            .replace("$__rate_interval", RATE_INTERVAL)
+            .replace("$__range", &format!("{minutes}m"))
+            .replace("$job", ".+")
+            .replace("$instance", ".+")
     }
 
     /// The name of a series: the legend with its labels put in.
@@ -94,10 +98,11 @@ mod tests {
     #[test]
     fn queries_are_asked_for_the_whole_lab() {
         let query = Query {
-            expr: "rate(x{job=~\"$job\",instance=~\"$instance\"}[$__rate_interval])".to_owned(),
+            expr: "rate(x{job=~\"$job\",instance=~\"$instance\"}[$__rate_interval]) / increase(y[$__range])"
+                .to_owned(),
             legend: "{{instance}} of {{ lab }}, {{none}}!".to_owned(),
         };
-        assert_eq!(query.promql(), "rate(x{job=~\".+\",instance=~\".+\"}[1m])");
+        assert_eq!(query.promql(30), "rate(x{job=~\".+\",instance=~\".+\"}[1m]) / increase(y[30m])");
         let label = |key: &str| matches!(key, "instance" | "lab").then(|| format!("<{key}>"));
         assert_eq!(query.name(label), "<instance> of <lab>, !");
     }

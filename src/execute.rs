@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use pgplan::{
     digest,
     lab::{Host, Lab, disk_name},
@@ -161,7 +161,11 @@ pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<
     let name = lab.name.as_str();
     let done = match step {
         Step::CreatePool => libvirt.ensure_pool(Path::new(&hypervisor.pool_path)).map(drop),
-        Step::UploadImage { image } => upload(world, image),
+        Step::UploadImage { image } => {
+            // One without a disk would pass for complete afterwards.
+            ensure!(!world.image_files.is_empty(), "image {image} was not looked up before: a defect");
+            upload(world, image)
+        }
         Step::CreateNetwork { network: kind } => {
             libvirt.create_network(name, kind, &machine::network(lab, network(kind)).xml)
         }

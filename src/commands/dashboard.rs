@@ -9,7 +9,7 @@ use super::context::OpenLab;
 use crate::{
     cli::{Dashboard as Verb, DashboardPreview, Global},
     clock,
-    dashboard::{Dashboard, Panel, Series, page},
+    dashboard::{Dashboard, Panel, Query, Series, page},
     error::{Error, Result},
     files,
     ui::{Ui, table},
@@ -21,6 +21,9 @@ const ROLE: &str = "monitor";
 const LIMIT: Duration = Duration::from_secs(20);
 /// Points of a line.
 const POINTS: u64 = 240;
+
+/// What a panel shows, with how many series each of its queries gave; or why one was refused.
+type Answer = std::result::Result<(Vec<Series>, Vec<usize>), String>;
 
 /// Runs the verb.
 ///
@@ -82,14 +85,16 @@ fn preview(ui: &Ui, global: &Global, args: &DashboardPreview) -> Result {
         .panels
         .iter()
         .zip(&answers)
-        .filter(|(_, answer)| answer.as_ref().map_or(true, Vec::is_empty))
+        .filter(|(_, answer)| answer.as_ref().map_or(true, |(series, _)| series.is_empty()))
         .map(|(panel, _)| panel.title.as_str())
         .collect();
     let subtitle = format!(
         "lab {}, the last {} minutes, as its Prometheus on {} knows them",
         open.lab.name, args.minutes, host.name
     );
-    let text = page(dashboard, &subtitle, prometheus.from as f64, prometheus.to as f64, &answers);
+    let shown: Vec<std::result::Result<Vec<Series>, String>> =
+        answers.iter().map(|answer| answer.clone().map(|(series, _)| series)).collect();
+    let text = page(dashboard, &subtitle, prometheus.from as f64, prometheus.to as f64, &shown);
     let file = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{}.html", args.name)));
     fs::write(&file, text)
         .map_err(|error| Error::failed(format!("cannot write {}: {error}", file.display())))?;
@@ -107,9 +112,13 @@ fn preview(ui: &Ui, global: &Global, args: &DashboardPreview) -> Result {
     Ok(())
 }
 
-fn described(panel: &Panel, answer: &std::result::Result<Vec<Series>, String>) -> Value {
+fn described(panel: &Panel, answer: &Answer) -> Value {
     match answer {
-        Ok(series) => json!({"title": panel.title, "series": series.len()}),
+        Ok((series, counts)) => {
+            let query = |(query, count): (&Query, &usize)| json!({"query": query.expr, "series": count});
+            let queries: Vec<Value> = panel.targets.iter().zip(counts).map(query).collect();
+            json!({"title": panel.title, "series": series.len(), "queries": queries})
+        }
         Err(why) => json!({"title": panel.title, "series": 0, "error": why}),
     }
 }
@@ -120,6 +129,7 @@ struct Prometheus {
     address: String,
     from: u64,
     to: u64,
+    minutes: u64,
     step: u64,
 }
 
@@ -137,25 +147,28 @@ impl Prometheus {
             address: address.to_owned(),
             from: to.saturating_sub(seconds),
             to,
+            minutes,
             step: (seconds / POINTS).max(5),
         }
     }
 
     /// The series of all queries of a panel, or why one was refused.
-    fn panel(&self, panel: &Panel) -> Result<std::result::Result<Vec<Series>, String>> {
-        let mut all = Vec::new();
+    fn panel(&self, panel: &Panel) -> Result<Answer> {
+        let (mut all, mut counts) = (Vec::new(), Vec::new());
         for query in &panel.targets {
-            let answer = self.ask(&query.promql())?;
+            let answer = self.ask(&query.promql(self.minutes))?;
             if answer["status"] != "success" {
                 return Ok(Err(answer["error"].as_str().unwrap_or("Prometheus refused it").to_owned()));
             }
+            let before = all.len();
             for series in answer["data"]["result"].as_array().into_iter().flatten() {
                 let label = |name: &str| Some(series["metric"][name].as_str()?.to_owned());
                 let points = series["values"].as_array().into_iter().flatten().filter_map(point).collect();
                 all.push(Series { name: query.name(label), points });
             }
+            counts.push(all.len() - before);
         }
-        Ok(Ok(all))
+        Ok(Ok((all, counts)))
     }
 
     fn ask(&self, promql: &str) -> Result<Value> {

@@ -5,7 +5,8 @@ use std::{cell::RefCell, collections::BTreeSet, path::Path};
 use pgplan::{
     lab::Lab,
     machine::{ImagePart, Volume},
-    observed::{Infra, VolumeSeen},
+    observed::{DiskSeen, Infra, VolumeSeen},
+    plan::is_other,
     size::Bytes,
     topology::{self, DiskFormat, Release, StockImage},
 };
@@ -109,8 +110,9 @@ pub fn provide(ui: &Ui, assets: &Assets, lab: &Lab, infra: &Infra, look_only: bo
     };
     let built = matches!(lab.image, topology::Image::Built { .. });
     let cmdline = if built { image::CMDLINE.to_owned() } else { String::new() };
-    let all_disks = lab.hosts.iter().all(|host| infra.disks.contains_key(&host.name));
-    if look_only || all_disks || infra.images.contains(&name) {
+    let made_of = |disk: &DiskSeen| disk.image.as_ref().is_none_or(|was| !is_other(&lab.image, was, &name));
+    let all_made = lab.hosts.iter().all(|host| infra.disks.get(&host.name).is_some_and(made_of));
+    if look_only || all_made || infra.images.contains(&name) {
         return Ok(Provided { name, cmdline, size: Bytes(0), files: Vec::new() });
     }
     let artifact = in_cache(ui, assets, &lab.image)?;

@@ -137,7 +137,7 @@ const THOROUGH: &[Case] = &[
     Case::new("patroni-times", patroni::times),
     Case::new("patroni-settings", patroni::settings),
     Case::new("patroni-replica-comes-and-goes", patroni::replica_comes_and_goes),
-    Case::new("monitoring-every-panel-has-data", monitoring::every_panel_has_data),
+    Case::new("monitoring-every-query-has-data", monitoring::every_query_has_data),
     Case::new("monitoring-user-may-only-look", monitoring::user_may_only_look),
     Case::new("monitoring-files-are-valid", monitoring::files_are_valid),
     Case::new("monitoring-alerts-fire-and-end", monitoring::alerts_fire_and_end),

@@ -55,8 +55,9 @@ hosts:
     ),
 };
 const DASHBOARDS: [&str; 7] = ["overview", "instance", "replication", "node", "load", "stages", "backups"];
-/// Panels about what [`WATCHED`] does not have: agents, and statements that are tried again.
-const ELSEWHERE: [&str; 3] = ["Open for writes", "Epoch", "Retries"];
+/// How metrics begin of what not every lab has.
+const OF_AGENTS: &[&str] = &["pgagent_"];
+const OF_PATRONI: &[&str] = &["patroni_", "etcd_"];
 
 /// What Prometheus answers.
 fn ask(lab: &Lab, path: &str) -> Result<Value> {
@@ -135,28 +136,34 @@ fn keep_scrapes(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Draws a dashboard, and names the panels without data.
-fn empty_panels(lab: &Lab, name: &str) -> Result<Vec<String>> {
+/// Draws a dashboard, and names the queries without data.
+fn empty_queries(lab: &Lab, name: &str) -> Result<Vec<String>> {
     let page = lab.suite.folder("dashboards")?.join(format!("{name}.html"));
     let words = ["dashboard", "preview", name, "--minutes", "5", "-o", "json", "--lab", lab.name, "--out"];
     let drawn = lab.suite.pgprov(words).args([&page]).ok()?.json()?;
     let panels = drawn["panels"].as_array().context("expected panels")?;
     let text = fs::read_to_string(&page)?;
+    let mut empty = Vec::new();
     for panel in panels {
         let title = panel["title"].as_str().context("expected a title")?;
         ensure!(text.contains(title), "expected {title:?} in {}", page.display());
+        let queries =
+            panel["queries"].as_array().with_context(|| format!("expected an answer in {panel}"))?;
+        ensure!(!queries.is_empty(), "expected {title:?} to ask for something");
+        let without = queries.iter().filter(|query| query["series"] == 0);
+        empty.extend(without.map(|query| format!("{title}: {}", query["query"])));
     }
-    Ok(panels.iter().filter(|panel| panel["series"] == 0).map(Value::to_string).collect())
+    Ok(empty)
 }
 
-/// Waits until every panel of those dashboards shows something, but for some.
-fn panels_have_data(lab: &Lab, names: &[&str], but: &[&str]) -> Result<()> {
+/// Waits until every query of every panel of those dashboards gives something, but for those about what the lab does not have.
+fn queries_have_data(lab: &Lab, names: &[&str], but: &[&[&str]]) -> Result<()> {
     for name in names {
-        until(&format!("data in every panel of {name}"), 100, || {
-            let known = |panel: &String| but.iter().any(|title| panel.contains(&format!("\"{title}\"")));
+        until(&format!("data from every query of {name}"), 100, || {
+            let elsewhere = |query: &String| but.iter().copied().flatten().any(|start| query.contains(start));
             let empty: Vec<String> =
-                empty_panels(lab, name)?.into_iter().filter(|panel| !known(panel)).collect();
-            Ok((!empty.is_empty()).then(|| format!("none in {}", empty.join(", "))))
+                empty_queries(lab, name)?.into_iter().filter(|query| !elsewhere(query)).collect();
+            Ok((!empty.is_empty()).then(|| format!("none from {}", empty.join(", "))))
         })?;
     }
     Ok(())
@@ -169,13 +176,13 @@ fn load(lab: &Lab) -> Result<()> {
     load(&["run", "-w", "mixed", "-r", "3", "-d", "10m", "--detach"]).limit(100).ok().map(drop)
 }
 
-/// A backup was made and load runs: all targets answer, and every panel of every dashboard shows something.
-pub fn every_panel_has_data(suite: &Suite) -> Result<()> {
+/// A backup was made and load runs: all targets answer, and every query of every dashboard gives something.
+pub fn every_query_has_data(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&WATCHED)?;
     all_answer(&lab, &WATCHED_JOBS)?;
     suite.pgprov(["backup", "now", "--lab", lab.name]).limit(200).ok()?;
     load(&lab)?;
-    panels_have_data(&lab, &DASHBOARDS, &ELSEWHERE)?;
+    queries_have_data(&lab, &DASHBOARDS, &[OF_AGENTS, OF_PATRONI])?;
     keep_scrapes(&lab)?;
     lab.is_as_its_topology_says()?;
     suite.pgprov(["load", "stop", "--lab", lab.name]).limit(260).ok().map(drop)
@@ -213,7 +220,7 @@ pub fn agents_are_read(suite: &Suite) -> Result<()> {
     suite.destroy_all()?;
     let lab = suite.lab(&AGENTS)?;
     all_answer(&lab, &[("node", 4), ("pgagent", 3), ("postgres", 2), ("prometheus", 1)])?;
-    panels_have_data(&lab, &["replication"], &[])?;
+    queries_have_data(&lab, &["replication"], &[OF_PATRONI])?;
     keep_scrapes(&lab)
 }
 
@@ -222,12 +229,12 @@ pub fn patroni_is_read(suite: &Suite) -> Result<()> {
     suite.destroy_all()?;
     let lab = suite.lab(&PATRONI)?;
     all_answer(&lab, &[("etcd", 3), ("node", 4), ("patroni", 2), ("postgres", 2), ("prometheus", 1)])?;
-    panels_have_data(&lab, &["replication"], &ELSEWHERE)?;
+    queries_have_data(&lab, &["replication"], &[OF_AGENTS])?;
     keep_scrapes(&lab)
 }
 
 /// What is rendered for Prometheus, Grafana and docker compose is taken by those who know: promtool, which also sees every alert
-/// fire in its test, and docker compose.
+/// fire in its test and none in a lab that is well, and docker compose.
 pub fn files_are_valid(suite: &Suite) -> Result<()> {
     let compose = env::var_os("PGPROV_COMPOSE")
         .context("PGPROV_COMPOSE does not name docker compose; `scripts/compose` finds it")?;
@@ -258,12 +265,18 @@ pub fn files_are_valid(suite: &Suite) -> Result<()> {
     }
     let lab = suite.lab(&WATCHED)?;
     let rules = fs::read_to_string(root.join("etc/prometheus/rules/lab.yml"))?;
-    let tests = suite.repository_file("tests/it/data/monitoring/rules-test.yml")?;
+    let tests = |name: &str| suite.repository_file(&format!("tests/it/data/monitoring/{name}"));
     let config = fs::read_to_string(root.join("etc/prometheus/prometheus.yml"))?;
-    for (name, text) in [("rules.yml", rules), ("rules-test.yml", tests), ("prometheus.yml", config)] {
+    let (fire, quiet) = (tests("rules-test.yml")?, tests("rules-quiet-test.yml")?);
+    for (name, text) in [
+        ("rules.yml", rules),
+        ("rules-test.yml", fire),
+        ("rules-quiet-test.yml", quiet),
+        ("prometheus.yml", config),
+    ] {
         lab.pgprov("ssh", ["client", &format!("cat >/tmp/{name}")]).input(text).ok()?;
     }
-    lab.exec("client", "promtool test rules /tmp/rules-test.yml 2>&1")?;
+    lab.exec("client", "promtool test rules /tmp/rules-test.yml /tmp/rules-quiet-test.yml 2>&1")?;
     lab.exec("client", "promtool check config --syntax-only --lint=all /tmp/prometheus.yml 2>&1").map(drop)
 }
 

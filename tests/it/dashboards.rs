@@ -231,8 +231,8 @@ fn query_follows_the_rules(place: &str, expr: &str) {
     for (selector, counted, range) in selectors(place, expr) {
         let metric = selector.name.clone().unwrap_or_default();
         if range {
-            let known = expr.contains("[$__rate_interval]") || expr.contains("[1h]");
-            assert!(known, "{place}: a rate over something else than $__rate_interval");
+            let known = expr.contains("[$__rate_interval]") || expr.contains("[$__range]");
+            assert!(known, "{place}: a rate over something else than $__rate_interval or $__range");
         }
         if metric.ends_with("_total") || metric.ends_with("_bucket") {
             assert!(counted, "{place}: {metric} is a counter, to be looked at as a rate");
@@ -259,11 +259,14 @@ fn matches(matchers: &Matchers, label: &str) -> bool {
 
 /// The selectors of an expression: each with whether it is inside of a rate, and whether it has a range.
 fn selectors(place: &str, expr: &str) -> Vec<(VectorSelector, bool, bool)> {
-    let text = expr.replace("$__rate_interval", "1m");
-    let tree = parser::parse(&text).unwrap_or_else(|error| panic!("{place}: {expr}: {error}"));
     let mut found = Vec::new();
-    collect(&tree, false, &mut found);
+    collect(&tree(place, expr), false, &mut found);
     found
+}
+
+fn tree(place: &str, expr: &str) -> Expr {
+    let text = expr.replace("$__rate_interval", "1m").replace("$__range", "1h");
+    parser::parse(&text).unwrap_or_else(|error| panic!("{place}: {expr}: {error}"))
 }
 
 fn collect(expr: &Expr, counted: bool, found: &mut Vec<(VectorSelector, bool, bool)>) {
@@ -317,58 +320,195 @@ fn agent_metrics() -> BTreeSet<String> {
     names
 }
 
-/// A metric that no supported exporter has, makes a panel or an alert that is silently dead.
-#[test]
-fn every_metric_exists() {
-    let mut known: BTreeSet<String> = BTreeSet::new();
-    for path in
-        files().iter().filter(|path| path.starts_with("tests/it/data/monitoring/") && path.ends_with(".txt"))
-    {
-        // What nothing has happened to yet is announced, without a figure.
-        for line in read(path).lines() {
-            let line = line.strip_prefix("# TYPE ").unwrap_or(line);
-            known.extend(line.split(['{', ' ']).next().filter(|name| *name != "#").map(str::to_owned));
+/// What the queries of ours give: `lab_slot_active` for `- active: { usage: GAUGE, ... }` under `lab_slot:`.
+fn metrics_of_queries() -> BTreeSet<String> {
+    let (mut names, text, mut query) = (BTreeSet::new(), read("templates/monitor/queries.yaml"), "");
+    for line in text.lines() {
+        if let Some(name) = line.strip_suffix(':').filter(|name| name.starts_with("lab_")) {
+            query = name;
+        }
+        if let Some((name, about)) = line.strip_prefix("    - ").and_then(|line| line.split_once(": ")) {
+            names.extend((!about.contains("usage: LABEL")).then(|| format!("{query}_{name}")));
         }
     }
-    assert!(
-        known.contains("pg_up") && known.contains("node_load1") && known.contains("pgload_ops_total"),
-        "scrapes"
-    );
-    known.extend(["up", "ALERTS"].map(str::to_owned));
-    known.extend(rules().into_iter().map(|(name, _)| name).filter(|name| name.contains(':')));
-    known.extend(agent_metrics());
+    assert!(names.contains("lab_server_in_recovery") && names.contains("lab_slot_lost"), "{names:?}");
+    names
+}
+
+/// The metrics of a scrape.
+fn scraped(name: &str) -> BTreeSet<String> {
+    let text = read(&format!("tests/it/data/monitoring/{name}.txt"));
+    // What nothing has happened to yet is announced, without a figure.
+    let name = |line: &str| {
+        let line = line.strip_prefix("# TYPE ").unwrap_or(line);
+        line.split(['{', ' ']).next().filter(|name| *name != "#").map(str::to_owned)
+    };
+    text.lines().filter_map(name).collect()
+}
+
+/// A Debian release that hosts may have: scrapes of its exporters, and how metrics begin that it has no program for.
+struct Release {
+    name: &'static str,
+    scrapes: &'static [&'static str],
+    without: &'static [&'static str],
+}
+
+const RELEASES: [Release; 2] = [
+    Release {
+        name: "Debian 12",
+        scrapes: &["postgres_exporter-0.11.1-pg15", "node_exporter-1.5.0", "live-pgload"],
+        without: &["patroni_", "etcd_"],
+    },
+    Release {
+        name: "Debian 13",
+        scrapes: &["live-postgres", "live-node", "live-pgload", "live-patroni", "live-etcd"],
+        without: &[],
+    },
+];
+
+impl Release {
+    /// All metrics that there are, recorded ones too.
+    fn metrics(&self) -> BTreeSet<String> {
+        let mut known: BTreeSet<String> = self.scrapes.iter().flat_map(|name| scraped(name)).collect();
+        for one in ["pg_up", "node_load1", "pgload_ops_total"] {
+            assert!(known.contains(one), "{}: {one} is in no scrape", self.name);
+        }
+        known.extend(["up", "ALERTS"].map(str::to_owned));
+        known.extend(agent_metrics());
+        known.extend(metrics_of_queries());
+        known.extend(metrics_of_backups());
+        for (name, expr) in rules().into_iter().filter(|(name, _)| name.contains(':')) {
+            known.extend(missing(&tree(&name, &expr), &known).is_none().then_some(name));
+        }
+        known
+    }
+}
+
+/// What the backup script writes for the node exporter.
+fn metrics_of_backups() -> BTreeSet<String> {
     let script = read("templates/backup/pgbackup");
-    let mut asked: Vec<(String, String)> = rules();
+    // What the role writes when it is installed.
+    let installed = "pg_backup_installed_timestamp_seconds";
+    script
+        .split_whitespace()
+        .filter(|word| word.starts_with("pg_backup_"))
+        .chain([installed])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The metric for the lack of which an expression has no answer: of `or`, one side will do.
+fn missing(expr: &Expr, known: &BTreeSet<String>) -> Option<String> {
+    if let Expr::Binary(binary) = expr
+        && binary.op.id() == parser::token::T_LOR
+    {
+        return missing(&binary.lhs, known).and(missing(&binary.rhs, known));
+    }
+    let parts: Vec<&Expr> = match expr {
+        Expr::VectorSelector(selector) => {
+            return selector.name.clone().filter(|name| !known.contains(name));
+        }
+        Expr::MatrixSelector(matrix) => return matrix.vs.name.clone().filter(|name| !known.contains(name)),
+        Expr::Aggregate(aggregate) => vec![&aggregate.expr],
+        Expr::Unary(unary) => vec![&unary.expr],
+        Expr::Paren(paren) => vec![&paren.expr],
+        Expr::Subquery(inner) => vec![&inner.expr],
+        Expr::Binary(binary) => vec![&binary.lhs, &binary.rhs],
+        Expr::Call(call) => call.args.args.iter().map(AsRef::as_ref).collect(),
+        Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => Vec::new(),
+    };
+    parts.into_iter().find_map(|part| missing(part, known))
+}
+
+/// Every expression of rules and dashboards, with where it stands.
+fn asked() -> Vec<(String, String)> {
+    let mut asked = rules();
     for (name, dashboard) in shipped() {
         for panel in dashboard["panels"].as_array().unwrap() {
             let place = format!("{name}: {}", panel["title"]);
             let targets = panel["targets"].as_array().unwrap();
-            asked.extend(
-                targets.iter().map(|target| (place.clone(), target["expr"].as_str().unwrap().to_owned())),
-            );
+            let expr = |target: &Value| (place.clone(), target["expr"].as_str().unwrap().to_owned());
+            asked.extend(targets.iter().map(expr));
         }
     }
-    for (place, expr) in asked {
+    asked
+}
+
+/// A query that an exporter has no figures for, makes a panel or an alert that is silently dead: in each release that hosts
+/// may have, there must be an answer to each. And no query asks for what none of them has.
+#[test]
+fn every_query_has_an_answer_in_every_release() {
+    let mut anywhere = BTreeSet::new();
+    for release in RELEASES {
+        let known = release.metrics();
+        for (place, expr) in asked() {
+            let without = |(it, ..): &(VectorSelector, bool, bool)| {
+                release.without.iter().any(|start| name(it).starts_with(start))
+            };
+            if selectors(&place, &expr).iter().any(without) {
+                continue;
+            }
+            if let Some(metric) = missing(&tree(&place, &expr), &known) {
+                panic!("{place}: no exporter of {} has {metric}", release.name);
+            }
+        }
+        anywhere.extend(known);
+    }
+    for (place, expr) in asked() {
         for (selector, ..) in selectors(&place, &expr) {
-            let metric = selector.name.unwrap_or_default();
-            let ours = metric.starts_with("pg_backup_") && script.contains(&format!(" {metric} "));
-            assert!(
-                ours || known.contains(&metric),
-                "{place}: no exporter of a supported version has {metric}"
-            );
+            let metric = name(&selector);
+            assert!(anywhere.contains(&metric), "{place}: no exporter of a supported release has {metric}");
         }
     }
 }
 
-/// Each alert says what to do, and has a case for `promtool test rules` in which it fires.
+fn name(selector: &VectorSelector) -> String {
+    selector.name.clone().unwrap_or_default()
+}
+
 #[test]
-fn every_alert_has_a_runbook_and_a_test() {
-    let (text, cases) =
-        (read("templates/monitor/rules.yml"), read("tests/it/data/monitoring/rules-test.yml"));
+fn one_side_of_or_is_enough() {
+    let known = BTreeSet::from(["a".to_owned()]);
+    let said = |expr: &str| missing(&tree("test", expr), &known);
+    for answered in ["a", "a or b", "sum(rate(b[1m]) or rate(a[1m]))", "1 - (b or a) > 0"] {
+        assert_eq!(said(answered), None, "{answered}");
+    }
+    for silent in
+        ["b", "a + b", "(a or b) / b", "b or b", "a unless b", "sum by (x) (rate(b[1m]))", "absent(b)"]
+    {
+        assert_eq!(said(silent), Some("b".to_owned()), "{silent}");
+    }
+}
+
+/// Each alert says what to do, has a case for `promtool test rules` in which it fires, and keeps quiet in a lab that is well:
+/// with a figure of everything that it asks for, as it would be quiet for the lack of them, too.
+#[test]
+fn every_alert_has_a_runbook_and_tests() {
+    let data = |name: &str| read(&format!("tests/it/data/monitoring/{name}.yml"));
+    let (text, cases, well) =
+        (read("templates/monitor/rules.yml"), data("rules-test"), data("rules-quiet-test"));
     let alerts: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert_eq!(text.matches("          runbook: \"").count(), alerts.len());
+    let rules: BTreeMap<String, String> = rules().into_iter().collect();
     for alert in alerts {
         let fires = format!("        alertname: {alert}\n        exp_alerts:\n          - exp_labels: ");
         assert_eq!(cases.matches(&fires).count(), 1, "{alert} has no test, or several");
+        assert_eq!(
+            well.matches(&format!(", alertname: {alert}, exp_alerts: [] }}")).count(),
+            1,
+            "{alert} is not known to be quiet, or is twice"
+        );
+        for metric in figures(&rules, alert) {
+            assert!(well.contains(&format!("\"{metric}{{")), "{alert} is quiet for the lack of {metric}");
+        }
     }
+}
+
+/// What an alert asks exporters for, in the end.
+fn figures(rules: &BTreeMap<String, String>, rule: &str) -> BTreeSet<String> {
+    let of = |metric: String| match metric.contains(':') {
+        true => figures(rules, &metric),
+        false => BTreeSet::from([metric]),
+    };
+    selectors(rule, &rules[rule]).iter().flat_map(|(selector, ..)| of(name(selector))).collect()
 }

@@ -287,14 +287,10 @@ fn replace(
 ) -> (Infra, BTreeMap<String, Facts>) {
     let (mut infra, mut facts) = (infra.clone(), facts.clone());
     let now = &wanted.image.name;
-    let kind = |name: &str| match (&wanted.lab.image, name.rsplit_once('-')) {
-        (Image::Built { .. }, Some((release, _))) => release.to_owned(),
-        _ => name.to_owned(),
-    };
     for host in &wanted.lab.hosts {
         let host = &host.name;
         let was = infra.disks.get(host).and_then(|disk| disk.image.clone());
-        if let Some(was) = was.filter(|was| kind(was) != kind(now)) {
+        if let Some(was) = was.filter(|was| is_other(&wanted.lab.image, was, now)) {
             plan.steps.push(Step::ReplaceHost { host: host.clone(), was, now: now.clone() });
             infra.disks.remove(host);
             infra.domains.remove(host);
@@ -302,6 +298,15 @@ fn replace(
         }
     }
     (infra, facts)
+}
+
+/// Whether a host that was made from one image has to be made anew from another one.
+pub fn is_other(image: &Image, was: &str, now: &str) -> bool {
+    let kind = |name: &str| match (image, name.rsplit_once('-')) {
+        (Image::Built { .. }, Some((release, _))) => release.to_owned(),
+        _ => name.to_owned(),
+    };
+    kind(was) != kind(now)
 }
 
 /// The same for machines that are there already: only what is in them is compared.

@@ -278,7 +278,8 @@ impl Recorder {
             hosts: target.hosts.iter().map(ToString::to_string).collect(),
             connected: vec![0; target.hosts.len()],
             statements: workload.statements.iter().map(per_statement).collect(),
-            retries: BTreeMap::new(),
+            // There from the start, so that a rate sees the first one.
+            retries: ["40001", "40P01"].map(|code| (code.to_owned(), 0)).into(),
             info: [
                 ("run", format!("{:016x}", options.run)),
                 ("workload", workload.name.clone()),

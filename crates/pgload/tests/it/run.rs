@@ -295,6 +295,8 @@ fn metrics_are_served_while_a_run_goes_on() {
         "pgload_response_time_seconds_bucket{query=\"one\",stage=\"test\",le=\"0.0001\"}",
         "pgload_run_info{run=",
         "pgload_connections{host=",
+        "pgload_retries_total{sqlstate=\"40001\"} 0",
+        "pgload_retries_total{sqlstate=\"40P01\"} 0",
     ] {
         assert!(text.contains(name), "{name} is not in\n{text}");
     }
