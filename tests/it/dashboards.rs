@@ -361,7 +361,7 @@ const RELEASES: [Release; 2] = [
     },
     Release {
         name: "Debian 13",
-        scrapes: &["live-postgres", "live-node", "live-pgload", "live-patroni", "live-etcd"],
+        scrapes: &["live-postgres", "live-node", "live-pgload", "patroni-4.0-etcd-3.5"],
         without: &[],
     },
 ];
