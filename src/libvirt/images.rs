@@ -125,11 +125,11 @@ impl Libvirt {
         self.with_pool(&operation, move |_, pool| {
             let _ = pool.refresh(0);
             let mut state = UploadState::Nothing;
+            let (mut marked, mut has_disk) = (false, false);
             for volume in pool.list_all_volumes(0)? {
                 let name = volume.name()?;
-                if name == ImagePart::Complete.volume(&image) {
-                    return Ok(UploadState::Complete);
-                }
+                marked |= name == ImagePart::Complete.volume(&image);
+                has_disk |= [ImagePart::Qcow2, ImagePart::Raw].iter().any(|part| name == part.volume(&image));
                 if is_part_of(&name, &image)
                     && let Some(info) = optional(volume.info())?
                 {
@@ -137,7 +137,7 @@ impl Libvirt {
                     state = UploadState::Partial { allocated: before + info.allocation };
                 }
             }
-            Ok(state)
+            Ok(if marked && has_disk { UploadState::Complete } else { state })
         })
     }
 

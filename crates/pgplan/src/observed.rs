@@ -419,11 +419,15 @@ impl Inventory {
 
     /// Complete images in the pool.
     pub fn images(&self) -> BTreeSet<String> {
-        let complete = |volume: &VolumeSeen| match Volume::parse(&volume.name) {
-            Volume::Image { name, part: ImagePart::Complete } => Some(name),
-            _ => None,
+        let with = |wanted: &[ImagePart]| -> BTreeSet<String> {
+            let names = self.volumes.iter().filter_map(|volume| match Volume::parse(&volume.name) {
+                Volume::Image { name, part } if wanted.contains(&part) => Some(name),
+                _ => None,
+            });
+            names.collect()
         };
-        self.volumes.iter().filter_map(complete).collect()
+        // One whose disk somebody deleted is copied again.
+        &with(&[ImagePart::Complete]) & &with(&[ImagePart::Qcow2, ImagePart::Raw])
     }
 
     /// Labs by the image that their disks are based on.
