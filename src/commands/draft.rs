@@ -28,7 +28,7 @@ use super::{
     image, secrets, status,
 };
 use crate::{
-    checkpoint::{READY, save as save_checkpoint},
+    checkpoint::{READY, Store, save as save_checkpoint},
     cli::Global,
     connect,
     error::{Error, Kind, Result},
@@ -306,8 +306,14 @@ impl Draft {
 
     /// Whether no VM and no disk of the lab is there. Whatever is, even switched off, has data that going back to a checkpoint
     /// would throw away.
-    pub fn is_put_away(&self) -> bool {
+    pub fn is_bare(&self) -> bool {
         self.vms().is_some_and(|Vms { infra, .. }| infra.domains.is_empty() && infra.disks.is_empty())
+    }
+
+    /// Whether nothing is left of the lab but its checkpoint `ready`.
+    pub fn is_put_away(&self) -> Result<bool> {
+        let Some((state, _)) = &self.state else { return Ok(false) };
+        Ok(self.is_bare() && Store::new(state).find(READY)?.is_some())
     }
 
     /// Observes the hypervisor anew, not the hosts.

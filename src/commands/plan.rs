@@ -55,7 +55,7 @@ pub fn run(ui: &Ui, global: &Global, args: &cli::Plan) -> Result {
     let mut draft =
         Draft::new(ui, global, file, args.hosts.as_deref(), Mode::DryRun)?.with_restart(restart.into());
     // A plan that is saved is carried out as it is.
-    if args.out.is_none() && draft.is_put_away() {
+    if args.out.is_none() && draft.is_bare() {
         draft.plan.notes.extend(restored_first(ui, global, file)?);
     }
     if ui.json() {

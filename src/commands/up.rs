@@ -46,7 +46,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
     checkpoint::finish_pending(ui, global, file)?;
     let mut draft = Draft::new(ui, global, file, machines, mode)?.with_restart(restart.into());
     let mut restored = None;
-    if saved.is_none() && !args.boot && !args.no_checkpoint && draft.is_put_away() {
+    if saved.is_none() && !args.boot && !args.no_checkpoint && draft.is_put_away()? {
         let wanted = draft.digest_of_hosts()?;
         // Going back needs the lab's lock.
         drop(draft);
