@@ -14,13 +14,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use bare::Way;
-use pgplan::{
-    check::{self, Known, RoleInfo},
-    host::HostPlan,
-    lab::{self, Pins},
-    render::Roles,
-    secrets::Secrets,
-};
+use pgplan::{check, host::HostPlan, lab::Pins, render::Roles, secrets::Secrets};
 
 /// What is measured in a round, in order.
 const NAMES: [&str; 10] = [
@@ -127,8 +121,7 @@ fn edited(pgprov: &Path, state: &Path, topology: &Path) -> anyhow::Result<Durati
 fn render() -> anyhow::Result<()> {
     let sources = pgprov::files::sources(None)?;
     let roles = Roles::parse(&sources).map_err(|bad| anyhow::anyhow!("{bad:?}"))?;
-    let role = |name: &String| RoleInfo { name: name.clone() };
-    let known = Known { roles: roles.manifests().keys().map(role).collect() };
+    let known = roles.known();
     println!("| hosts | check, ms | check + render + plan, ms | ms per host |");
     println!("|---|---|---|---|");
     for hosts in [10, 100, 1000] {
@@ -139,7 +132,7 @@ fn render() -> anyhow::Result<()> {
             let checked = check::check_text(&text, &known);
             let topology = checked.topology.with_context(|| format!("{:?}", checked.findings))?;
             checks.push(begun.elapsed());
-            let lab = lab::derive(&topology, &Pins::new());
+            let lab = roles.derive(&topology, &Pins::new())?;
             let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
             let rendered = roles.render(&lab, &secrets)?;
             let changes: usize = rendered.iter().map(|host| HostPlan::new(host, None).len()).sum();

@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::Context as _;
 use pgplan::{
-    check::{self, Checked, Known, RoleInfo},
+    check::{self, Checked},
     excerpt,
     finding::Severity,
-    lab::{self, Host, Lab, Pins},
+    lab::{Host, Lab, Pins},
     observed::Infra,
     render::{RenderedHost, Roles},
     secrets::Secrets,
@@ -75,9 +75,7 @@ impl Assets {
 
     /// Checks a topology.
     pub fn check(&self, text: &str) -> Checked {
-        let role = |name: &String| RoleInfo { name: name.clone() };
-        let known = Known { roles: self.roles.manifests().keys().map(role).collect() };
-        check::check_text(text, &known)
+        check::check_text(text, &self.roles.known())
     }
 
     /// Reads a topology file that has no errors; its warnings are printed.
@@ -198,7 +196,7 @@ fn applied(assets: &Assets, state: &LabState) -> Result<Lab> {
         Error::new(Kind::Invalid, format!("{file} has errors\n{}", shown.trim_end()))
             .hint("a lab with roles of its own needs the --assets that `up` had: set PGPROV_ASSETS")
     })?;
-    let mut lab = lab::derive(&topology, &pins(state)?);
+    let mut lab = assets.roles.derive(&topology, &pins(state)?)?;
     if let Some(machines) = machines::kept(state)? {
         lab.settle_on(&machines);
     }

@@ -130,7 +130,7 @@ impl Draft {
                 .hint("choose another `lab` name, or take it away before: pgprov destroy"));
         }
         let (state, lock) = taken(known, &root, &topology.lab, mode, what)?;
-        let mut lab = lab::derive(&topology, &Pins::new());
+        let mut lab = assets.roles.derive(&topology, &Pins::new())?;
         lab.settle_on(&machines);
         let (secrets, _) = identity(state.as_ref(), mode, &lab)?;
         let hosts = assets.roles.render(&lab, &secrets)?;
@@ -182,7 +182,7 @@ impl Draft {
         let mut pins = state.as_ref().map(context::pins).transpose()?.unwrap_or_default();
         pins.extend(infra.pins());
         pins.extend(places.cloned().unwrap_or_default());
-        let lab = lab::derive(&topology, &pins);
+        let lab = assets.roles.derive(&topology, &pins)?;
         refuse_clashes(&infra, &lab)?;
         if matches!(mode, Mode::Apply { .. }) && infra.hypervisor.accel == Accel::Emulated {
             let reason = infra.hypervisor.accel_reason.as_deref().unwrap_or("the CPU offers none");

@@ -3,7 +3,7 @@
 use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use anyhow::Context as _;
-use pgplan::lab::{self, Pins};
+use pgplan::lab::Pins;
 
 use super::{
     context::{self, Assets},
@@ -27,9 +27,9 @@ pub fn run(ui: &Ui, global: &Global, args: &Render) -> Result {
     // Hosts of a lab that exists keep their addresses.
     let state = LabState::open(&state::root()?, &topology.lab)?;
     let pins = state.as_ref().map(context::pins).transpose()?.unwrap_or_else(Pins::new);
-    let mut lab = lab::derive(&topology, &pins);
+    let mut lab = assets.roles.derive(&topology, &pins)?;
     if let Some(machines) = machines::of(args.hosts.as_deref(), state.as_ref(), &topology)? {
-        lab = lab::derive(&topology, &Pins::new());
+        lab = assets.roles.derive(&topology, &Pins::new())?;
         lab.settle_on(&machines);
     }
     let secrets = match (&state, args.secrets) {

@@ -134,6 +134,7 @@ const THOROUGH: &[Case] = &[
     Case::new("patroni-two-replicas", patroni::two_replicas),
     Case::new("patroni-faults", patroni::faults),
     Case::new("patroni-frozen", patroni::frozen),
+    Case::new("patroni-paused", patroni::paused),
     Case::new("patroni-times", patroni::times),
     Case::new("patroni-settings", patroni::settings),
     Case::new("patroni-replica-comes-and-goes", patroni::replica_comes_and_goes),

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "one answer is a table")]
 
 use std::{
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     failover::{drill::Drill, times::gap},
-    suite::{Lab, Spec, Suite, Topology, host},
+    suite::{Lab, Spec, Suite, Topology, UP_LIMIT, host},
 };
 
 const LAB: Spec = Spec { name: "pat", topology: Topology::Text(TEXT) };
@@ -40,6 +40,7 @@ const FAILOVER: u64 = 44 + 30;
 /// A server that was away has to be started, rewound and caught up.
 const REJOIN: u64 = 150;
 
+const KILL: &str = "kill -KILL $(head -1 /var/lib/postgresql/17/main/postmaster.pid)";
 const IN_SYNC: &str = "select count(*) from pg_stat_replication where sync_state = 'sync'";
 
 /// The leader hands over; then the network of the new one is cut under load, the other one takes over, nothing acknowledged is
@@ -83,8 +84,7 @@ pub fn leader_is_lost(suite: &Suite) -> Result<()> {
 pub fn faults(suite: &Suite) -> Result<()> {
     let drill = begin(suite)?;
     let first = leads(&drill.lab, 5)?;
-    let postmaster = "/var/lib/postgresql/17/main/postmaster.pid";
-    drill.lab.exec(&first, &format!("kill -KILL $(head -1 {postmaster})"))?;
+    drill.lab.exec(&first, KILL)?;
     drill.pause(2.0);
     drill.writes_go_on(FAILOVER)?;
     settled(&drill.lab, REJOIN)?;
@@ -104,6 +104,33 @@ pub fn faults(suite: &Suite) -> Result<()> {
     drill.writes_go_on(20)?;
     drill.lab.is_as_its_topology_says()?;
     drill.end(changes + 1).map(drop)
+}
+
+/// While Patroni is paused, nobody takes over from a leader whose PostgreSQL was killed, and nobody starts it; resumed, the lab
+/// serves again, whoever leads.
+///
+/// # Errors
+/// Somebody did, an acknowledged row is lost, or the lab does not recover.
+pub fn paused(suite: &Suite) -> Result<()> {
+    let drill = begin(suite)?;
+    let first = leads(&drill.lab, 5)?;
+    let second = other(&first);
+    drill.ha(&["pause"]).limit(60).ok()?;
+    drill.lab.exec(&first, KILL)?;
+    let begun = Instant::now();
+    while begun.elapsed().as_secs() < FAILOVER {
+        let seen = member(&drill.lab, second)?;
+        ensure!(seen["role"] == "replica", "expected {second} to stay a replica in a pause: {seen:#}");
+        let answers = drill.lab.exec(&first, "pg_isready -q && echo yes || echo no")?;
+        ensure!(answers == "no", "expected nobody to start PostgreSQL on {first} in a pause");
+        thread::sleep(Duration::from_secs(2));
+    }
+    drill.ha(&["resume"]).limit(60).ok()?;
+    drill.writes_go_on(FAILOVER)?;
+    settled(&drill.lab, REJOIN)?;
+    let changes = usize::from(leads(&drill.lab, 30)? != first);
+    drill.lab.is_as_its_topology_says()?;
+    drill.end(changes).map(drop)
 }
 
 /// Patroni stands still on the leader, whose PostgreSQL goes on: the watchdog resets the host.
@@ -198,6 +225,7 @@ pub fn settings(suite: &Suite) -> Result<()> {
     lab.up(&lab.file)?.exits(0)?;
     both("show work_mem", "4MB")?;
     settled(&lab, 60)?;
+    broken_file_is_refused(suite, &lab)?;
     lab.is_as_its_topology_says()
 }
 
@@ -272,15 +300,37 @@ fn begin(suite: &Suite) -> Result<Drill<'_>> {
     Ok(drill)
 }
 
+/// A patroni.yml that Patroni would not take is not installed: the one before stays, and Patroni goes on with it.
+fn broken_file_is_refused(suite: &Suite, lab: &Lab<'_>) -> Result<()> {
+    const FILE: &str = "/etc/patroni/patroni.yml";
+    let template = suite.repository_file("templates/patroni/patroni.yml")?;
+    let broken = template.replace("listen: 0.0.0.0:8008", "listen: nowhere");
+    ensure!(broken != template, "expected to break the template");
+    let folder = suite.folder("broken/templates/patroni")?;
+    fs::write(folder.join("patroni.yml"), broken)?;
+    let assets = folder.ancestors().nth(2).unwrap_or(&folder);
+    let state = format!("sha256sum {FILE}; systemctl show -P ExecMainStartTimestamp patroni");
+    let before = lab.exec("m", &state)?;
+    let up = suite.pgprov(["up"]).args([&lab.file]).env("PGPROV_ASSETS", assets).limit(UP_LIMIT).run()?;
+    ensure!(up.code != Some(0), "expected a refusal:\n{up}");
+    up.says(FILE)?.says("restapi.listen")?;
+    ensure!(lab.exec("m", &state)? == before, "expected {FILE} and Patroni to be as they were");
+    Ok(())
+}
+
 /// Whoever has no certificate of the lab may look at Patroni, and at nothing of etcd.
 fn only_the_lab_may_change(lab: &Lab<'_>) -> Result<()> {
     let curl = "curl -s -m 5 -o /dev/null -w '%{http_code} ' --cacert /etc/pgprov/ca.crt";
+    let key = format!("{curl} -d '{{\"key\": \"AA==\"}}'");
     let script = format!(
         "{curl} https://m:8008/patroni; {curl} -X PATCH -d '{{\"ttl\": 99}}' https://m:8008/config; \
-         {curl} -X POST https://m:8008/restart; {curl} -d '{{\"key\": \"AA==\"}}' https://m:2379/v3/kv/range || echo refused"
+         {curl} -X POST https://m:8008/restart; {key} https://m:2379/v3/kv/range || echo refused"
     );
     let said = lab.exec("client", &script)?;
     ensure!(said == "200 403 403 000 refused", "expected only to be let look, got {said:?}");
+    let member = "--cert /etc/patroni/host.crt --key /etc/patroni/host.key";
+    let said = lab.exec("s", &format!("{key} {member} https://m:2379/v3/kv/range"))?;
+    ensure!(said == "200", "expected a member of the lab to be let in, got {said:?}");
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Seconds that an `up` may take here: CI machines emulate their VMs on two cores.
-pub const UP_LIMIT: u64 = 400;
+pub const UP_LIMIT: u64 = 600;
 
 /// A lab that cases use: its name and topology.
 pub struct Spec {

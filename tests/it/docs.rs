@@ -223,7 +223,7 @@ fn name_of(definition: &str) -> &str {
 fn shipped_lab() -> Lab {
     let known = check::Known {
         roles: ["arbiter", "backup", "client", "load", "monitor", "postgres"]
-            .map(|name| check::RoleInfo { name: name.to_owned() })
+            .map(check::RoleInfo::from)
             .to_vec(),
     };
     let topology: Topology =

@@ -7,8 +7,8 @@ use std::{
 
 use insta::assert_snapshot;
 use pgplan::{
-    check::{self, Known, RoleInfo},
-    lab::{self, Pins},
+    check,
+    lab::Pins,
     render::{RenderedHost, Roles},
     secrets::Secrets,
 };
@@ -34,11 +34,9 @@ fn example() -> Home {
 fn rendered(home: &Home) -> Vec<RenderedHost> {
     let sources = pgprov::files::sources(Some(&home.path("course"))).unwrap();
     let roles = Roles::parse(&sources).unwrap_or_else(|bad| panic!("{bad:?}"));
-    let known =
-        Known { roles: roles.manifests().keys().map(|name| RoleInfo { name: name.clone() }).collect() };
-    let checked = check::check_text(&home.read("course/lab.yaml"), &known);
+    let checked = check::check_text(&home.read("course/lab.yaml"), &roles.known());
     assert_eq!(checked.findings, []);
-    let lab = lab::derive(&checked.topology.unwrap(), &Pins::new());
+    let lab = roles.derive(&checked.topology.unwrap(), &Pins::new()).unwrap();
     let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
     roles.render(&lab, &secrets).unwrap()
 }

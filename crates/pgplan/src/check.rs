@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 
 use crate::{
     finding::{Finding, Findings},
+    role::Manifest,
     schema::{Loaded, load},
     size::{Bytes, GIB, MIB},
     topology::{BUILT_DISK, Image, StockImage, Topology},
@@ -31,6 +32,22 @@ pub struct Known {
 pub struct RoleInfo {
     /// Name of the role.
     pub name: String,
+    /// The database users that it makes itself.
+    pub database_users: Vec<String>,
+}
+
+impl From<&str> for RoleInfo {
+    /// A role that makes no users.
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), database_users: Vec::new() }
+    }
+}
+
+impl From<&Manifest> for RoleInfo {
+    fn from(manifest: &Manifest) -> Self {
+        let database_users = manifest.database_users.iter().map(|user| user.name.clone()).collect();
+        Self { name: manifest.role.clone(), database_users }
+    }
 }
 
 /// A checked topology.

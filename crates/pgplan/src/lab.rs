@@ -18,8 +18,8 @@ use crate::{
     size::{Bytes, GIB},
     subnet::Subnet,
     topology::{
-        self, BackupSource, Database, Failover, HbaRule, Image, Monitoring, MonitoringEngine, Profile,
-        Replication, ReplicationMode, Topology, User, Vm,
+        self, BackupSource, Database, Failover, HbaRule, Image, Monitoring, Profile, Replication,
+        ReplicationMode, Topology, User, Vm,
     },
 };
 
@@ -51,6 +51,9 @@ pub struct Lab {
     pub backup: Option<Backup>,
     /// Who watches.
     pub monitoring: Option<Monitoring>,
+    /// What its roles have passwords for that are not those of database users: nothing that templates need to know.
+    #[serde(skip)]
+    pub other_passwords: BTreeSet<String>,
     /// The hosts in the order of the file.
     pub hosts: Vec<Host>,
 }
@@ -66,7 +69,7 @@ pub struct Postgres {
     pub settings: Vec<(String, String)>,
     /// Databases to create.
     pub databases: Vec<Database>,
-    /// Login roles: those listed, then owners of databases that are not.
+    /// Login roles: those listed, then owners of databases that are not, then what roles of the hosts ask for.
     pub users: Vec<User>,
     /// The user's lines of pg_hba.conf.
     pub hba: Vec<HbaRule>,
@@ -152,14 +155,11 @@ pub struct Nic {
 pub const BASE_ROLE: &str = "base";
 /// The database role that standbys stream with.
 pub const REPLICATION_USER: &str = "replicator";
-/// The database role that monitoring reads with; it may look at statistics and nothing else.
-pub const MONITORING_USER: &str = "monitor";
-/// Whose password Grafana's administrator has: no name that a database role could have.
-const GRAFANA_ADMIN: &str = "grafana-admin";
 /// The role of hosts that run PostgreSQL.
 pub const POSTGRES_ROLE: &str = "postgres";
 
-/// Derives the lab from a topology that has passed [`crate::check`]. Hosts in `pins` keep their index in the subnets.
+/// Derives the lab from a topology that has passed [`crate::check`], without what its roles ask for: see
+/// [`Roles::derive`](crate::render::Roles::derive). Hosts in `pins` keep their index in the subnets.
 ///
 /// Hosts that find no address (a subnet that is full, which the check reports) are left out.
 pub fn derive(topology: &Topology, pins: &Pins) -> Lab {
@@ -205,6 +205,7 @@ pub fn derive(topology: &Topology, pins: &Pins) -> Lab {
         failover: topology.failover.clone(),
         backup: topology.backup.as_ref().map(|spec| backup(topology, spec)),
         monitoring: topology.monitoring.clone(),
+        other_passwords: BTreeSet::new(),
         hosts,
     }
 }
@@ -246,10 +247,9 @@ impl Lab {
         own.into_iter().chain(self.postgres.users.iter().map(|user| user.name.clone())).collect()
     }
 
-    /// Whatever needs a password: database roles, and the administrator of Grafana where there is one.
+    /// Whatever needs a password: database roles, and what roles of the hosts have one for.
     pub fn passwords(&self) -> BTreeSet<String> {
-        let grafana = self.monitoring.as_ref().is_some_and(|it| it.engine == MonitoringEngine::Containers);
-        self.database_users().into_iter().chain(grafana.then(|| GRAFANA_ADMIN.to_owned())).collect()
+        self.database_users().into_iter().chain(self.other_passwords.iter().cloned()).collect()
     }
 
     /// Whether a commit waits for a standby.
@@ -286,10 +286,6 @@ fn postgres(topology: &Topology) -> Postgres {
         if database.owner != "postgres" && !users.iter().any(|user| user.name == database.owner) {
             users.push(User { name: database.owner.clone(), attributes: Vec::new(), member_of: Vec::new() });
         }
-    }
-    if topology.monitoring.is_some() && !users.iter().any(|user| user.name == MONITORING_USER) {
-        let member_of = vec!["pg_monitor".to_owned()];
-        users.push(User { name: MONITORING_USER.to_owned(), attributes: Vec::new(), member_of });
     }
     Postgres {
         version: spec.version.unwrap_or_else(|| topology.image.release().postgres_version()),

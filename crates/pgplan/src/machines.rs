@@ -146,7 +146,7 @@ mod tests {
     const TOPOLOGY: &str = "lab: x\nnetwork: 192.0.2.0/24\nhosts:\n  m: { roles: [postgres] }\n  s: { roles: [postgres], follows: m }\n";
 
     fn example() -> Lab {
-        let known = check::Known { roles: vec![check::RoleInfo { name: "postgres".into() }] };
+        let known = check::Known { roles: vec!["postgres".into()] };
         let topology = check::check_text(TOPOLOGY, &known).topology.expect("a topology without errors");
         lab::derive(&topology, &lab::Pins::new())
     }

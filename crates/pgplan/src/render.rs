@@ -11,6 +11,7 @@
 //! - `slot_names`: the replication slot of each host that runs PostgreSQL; `slot`: the one this host streams from; `slots`: those it makes for its standbys; `kept_slots`: those
 //!   that it does not drop, `slot_prefix`: how the names of all of them begin.
 
+mod asked;
 mod misuse;
 mod order;
 mod text;
@@ -25,7 +26,7 @@ use serde::Serialize;
 use tera::{Context, Tera};
 
 use self::{
-    misuse::{misuse, template_finding},
+    misuse::{misuse, same_users, template_finding},
     order::{deadlock, waits_for},
     text::{header, hosts_lines, kept_slots, sources},
 };
@@ -263,6 +264,7 @@ impl Roles {
                 bad.push((format!("roles/{file}"), findings));
             }
         }
+        bad.extend(same_users(&manifests));
         let mut tera = Tera::new();
         tera.autoescape_on(Vec::<&'static str>::new());
         if let Err(error) = tera.add_raw_templates(sources.templates.iter()) {
@@ -290,8 +292,7 @@ impl Roles {
     pub fn render(&self, lab: &Lab, secrets: &Secrets) -> Result<Vec<RenderedHost>, RenderError> {
         let mut tera = self.tera.clone();
         let globals = tera.global_context();
-        globals.insert("lab", lab);
-        globals.insert("lab_hosts", &hosts_lines(lab));
+        self.describe(lab, globals);
         let names = lab.database_users();
         let users: BTreeMap<_, _> = secrets.users.iter().filter(|(name, _)| names.contains(*name)).collect();
         globals.insert("users", &users);
@@ -300,6 +301,19 @@ impl Roles {
             others.map(|(name, user)| (name.replace('-', "_"), &user.password)).collect();
         globals.insert("passwords", &passwords);
         globals.insert("ca_certificate", &secrets.ca_certificate);
+        let hosts: Result<Vec<_>, _> =
+            lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect();
+        let hosts = hosts?;
+        match deadlock(&hosts) {
+            Some(error) => Err(error),
+            None => Ok(hosts),
+        }
+    }
+
+    /// What all templates see of a lab, whatever its secrets are.
+    fn describe(&self, lab: &Lab, globals: &mut Context) {
+        globals.insert("lab", lab);
+        globals.insert("lab_hosts", &hosts_lines(lab));
         globals.insert("primary", &lab.primary());
         let servers: Vec<&str> = lab.with_role(POSTGRES_ROLE).map(|host| host.name.as_str()).collect();
         globals.insert("postgres_hosts", &servers);
@@ -310,13 +324,6 @@ impl Roles {
         globals.insert("stock_image", &matches!(lab.image, Image::Stock(_)));
         globals.insert("own_vms", &!lab.is_on_machines());
         globals.insert("role_attributes", &RoleAttribute::ALL);
-        let hosts: Result<Vec<_>, _> =
-            lab.hosts.iter().map(|host| self.render_host(&tera, lab, host, secrets)).collect();
-        let hosts = hosts?;
-        match deadlock(&hosts) {
-            Some(error) => Err(error),
-            None => Ok(hosts),
-        }
     }
 
     /// The hosts of every role that there is, those without any too.
@@ -332,14 +339,8 @@ impl Roles {
         host: &Host,
         secrets: &Secrets,
     ) -> Result<RenderedHost, RenderError> {
-        let mut context = Context::new();
-        context.insert("host", host);
-        context.insert("pg", &profile::server(lab, host));
+        let mut context = of_host(lab, host);
         context.insert("tls", &secrets.hosts.get(&host.name));
-        context.insert("slot", &slot_name(&host.name));
-        let slots = if lab.failover.engine.owns_replication() { &[][..] } else { &host.followers };
-        context.insert("slots", &slots.iter().map(|name| slot_name(name)).collect::<Vec<_>>());
-        context.insert("kept_slots", &kept_slots(lab, host));
         let mut rendered = RenderedHost { host: host.name.clone(), ..RenderedHost::default() };
         rendered.sources = match &lab.image {
             Image::Stock(stock) if !lab.is_on_machines() => {
@@ -347,7 +348,7 @@ impl Roles {
             }
             _ => None,
         };
-        let manifests = self.of_host(host)?;
+        let manifests = self.roles_of(host)?;
         for manifest in &manifests {
             let (role, binaries) = (manifest.role.as_str(), &self.binaries);
             let scope = Scope { tera, context: &context, lab, host: &host.name, role, binaries };
@@ -361,7 +362,7 @@ impl Roles {
     }
 
     /// The roles of a host in order, each once, after those that it uses and those of the host that it comes after.
-    fn of_host<'a>(&'a self, host: &'a Host) -> Result<Vec<&'a Manifest>, RenderError> {
+    fn roles_of<'a>(&'a self, host: &'a Host) -> Result<Vec<&'a Manifest>, RenderError> {
         let (mut begun, mut all) = (BTreeSet::new(), Vec::new());
         for role in &host.roles {
             self.collect(host, role, &mut begun, &mut all)?;
@@ -390,6 +391,18 @@ impl Roles {
         }
         Ok(())
     }
+}
+
+/// What all templates see of a host, whatever its secrets are.
+fn of_host(lab: &Lab, host: &Host) -> Context {
+    let mut context = Context::new();
+    context.insert("host", host);
+    context.insert("pg", &profile::server(lab, host));
+    context.insert("slot", &slot_name(&host.name));
+    let slots = if lab.failover.engine.owns_replication() { &[][..] } else { &host.followers };
+    context.insert("slots", &slots.iter().map(|name| slot_name(name)).collect::<Vec<_>>());
+    context.insert("kept_slots", &kept_slots(lab, host));
+    context
 }
 
 /// What the templates of one role on one host are rendered with.

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::topology::Release;
+use crate::topology::{Release, User};
 
 /// What a host needs to play a role.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -35,6 +35,13 @@ pub struct Manifest {
     #[serde(default)]
     #[schemars(extend("propertyNames" = {"enum": ["debian-12", "debian-13"]}))]
     pub packages: IndexMap<Release, Vec<String>>,
+    /// Login roles that it needs in every database server of the lab, where some host has it: written as in a topology, which
+    /// cannot have users of these names. Templates find their passwords in `users`.
+    #[serde(default)]
+    pub database_users: Vec<User>,
+    /// Random passwords of its own, one for the lab: templates find that of `some-thing` as `passwords.some_thing`.
+    #[serde(default)]
+    pub passwords: Vec<Password>,
     /// Directories, made in this order.
     #[serde(default)]
     pub directories: Vec<Directory>,
@@ -57,6 +64,17 @@ pub struct Manifest {
     pub status: Option<String>,
     /// Shell script (template) whose output are the last lines of this role's log, for `pgprov logs`.
     pub logs: Option<String>,
+}
+
+/// A password that is not that of a database user.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Password {
+    /// What it opens, with a hyphen, which no database user has.
+    #[schemars(regex(pattern = r"^[a-z][a-z0-9]*(-[a-z0-9]+)+$"))]
+    pub name: String,
+    /// Tera condition; made only when it holds.
+    pub when: Option<String>,
 }
 
 /// A directory on the host.

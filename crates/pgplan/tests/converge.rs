@@ -7,10 +7,10 @@ mod sources;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgplan::{
-    check::{Known, RoleInfo, check_text},
+    check::check_text,
     digest,
     host::{Facts, HostPlan, facts::Stat},
-    lab::{self, Lab},
+    lab::Lab,
     machine::{self, Accel, BootImage, Hypervisor, POOL_PATH},
     observed::{DiskSeen, DomainSeen, DomainState, Foreign, HypervisorSeen, Infra, NetworkSeen, PoolSeen},
     plan::{self, Plan, Restart, Step, Wanted},
@@ -142,10 +142,9 @@ impl World {
     }
 
     fn scene(&self, roles: &Roles, text: &str) -> Scene {
-        let names = roles.manifests().keys().map(|name| RoleInfo { name: name.clone() });
-        let checked = check_text(text, &Known { roles: names.collect() });
+        let checked = check_text(text, &roles.known());
         let topology = checked.topology.unwrap_or_else(|| panic!("{text}\n{:#?}", checked.findings));
-        let lab = lab::derive(&topology, &self.infra.pins());
+        let lab = roles.derive(&topology, &self.infra.pins()).unwrap();
         let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
         let hosts = roles.render(&lab, &secrets).unwrap();
         let hypervisor = Hypervisor { accel: Accel::Kvm, pool_path: POOL_PATH.to_owned() };

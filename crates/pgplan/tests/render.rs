@@ -24,7 +24,7 @@ fn topologies() -> BTreeMap<String, Lab> {
     let load = |(name, text): (String, String)| {
         let (topology, findings) = schema::load::<Topology>(&text, Limits::default()).finish();
         let topology = topology.unwrap_or_else(|| panic!("{name}: {findings:#?}"));
-        (name, lab::derive(&topology, &Pins::new()))
+        (name, roles().derive(&topology, &Pins::new()).unwrap())
     };
     texts.into_iter().map(load).collect()
 }

@@ -11,7 +11,7 @@ use pgplan::{
 
 fn known() -> Known {
     let roles = ["arbiter", "backup", "base", "client", "etcd", "load", "monitor", "postgres"];
-    Known { roles: roles.map(|name| RoleInfo { name: name.to_owned() }).to_vec() }
+    Known { roles: roles.map(RoleInfo::from).to_vec() }
 }
 
 /// One file, one snapshot beside it. A glob without files fails.

@@ -1,7 +1,7 @@
 //! Who watches the lab.
 
 use super::Context;
-use crate::{lab::MONITORING_USER, topology::MonitoringEngine};
+use crate::topology::MonitoringEngine;
 
 /// The role of the host with Prometheus.
 const ROLE: &str = "monitor";
@@ -29,12 +29,5 @@ pub(super) fn check(context: &mut Context<'_>) {
     if monitoring.images.is_some() && monitoring.engine == MonitoringEngine::Packages {
         let hint = "write `engine: containers`, or remove it".to_owned();
         context.key_error(&["monitoring", "images"], "packages need no images", &[hint]);
-    }
-    for (index, user) in topology.postgres.users.iter().enumerate() {
-        if user.name == MONITORING_USER {
-            let path = ["postgres", "users", &index.to_string(), "name"];
-            let message = format!("with `monitoring`, pgprov makes the user `{MONITORING_USER}` itself");
-            context.error(&path, message, &[]);
-        }
     }
 }

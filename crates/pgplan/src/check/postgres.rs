@@ -100,9 +100,14 @@ fn is_free(name: &str) -> bool {
 
 /// Reports a name that a role of the topology cannot have.
 fn reserved(context: &mut Context<'_>, name: &str, path: &[&str]) {
-    let why = ROLES.iter().find(|(role, _)| *role == name).map(|(_, why)| *why);
-    let prefix = name.starts_with("pg_").then_some("names with pg_ are PostgreSQL's own");
-    if let Some(why) = why.or(prefix) {
+    let why = ROLES.iter().find(|(role, _)| *role == name).map(|(_, why)| (*why).to_owned());
+    let prefix = || name.starts_with("pg_").then(|| "names with pg_ are PostgreSQL's own".to_owned());
+    let made_by = || {
+        let role =
+            context.known.roles.iter().find(|role| role.database_users.iter().any(|user| user == name))?;
+        Some(format!("hosts with the role `{}` make it for themselves", role.name))
+    };
+    if let Some(why) = why.or_else(prefix).or_else(made_by) {
         context.error(path, format!("`{name}` cannot be the name of a role: {why}"), &[]);
     }
 }

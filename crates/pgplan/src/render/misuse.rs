@@ -1,12 +1,13 @@
 //! What is wrong with templates and manifests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tera::{ErrorKind, Span};
 
-use super::{Sources, chain};
+use super::{ManifestFindings, Sources, chain};
 use crate::{
     finding::{self, Finding},
+    lab::REPLICATION_USER,
     role::Manifest,
 };
 
@@ -51,6 +52,11 @@ pub(super) fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<
                 .push(whole(format!("{}: before packages are installed nothing can validate it", file.path)));
         }
     }
+    for user in &manifest.database_users {
+        if ["postgres", REPLICATION_USER].contains(&user.name.as_str()) || user.name.starts_with("pg_") {
+            findings.push(whole(format!("database_users: `{}` is there on every server", user.name)));
+        }
+    }
     for name in &manifest.uses {
         if !sources.roles.contains_key(&format!("{name}.yaml")) {
             findings.push(whole(format!("uses: there is no role `{name}`")));
@@ -65,4 +71,19 @@ pub(super) fn misuse(file: &str, manifest: &Manifest, sources: &Sources) -> Vec<
         }
     }
     findings
+}
+
+/// Database users that two roles make: which of the two would say what they may?
+pub(super) fn same_users(manifests: &BTreeMap<String, Manifest>) -> ManifestFindings {
+    let mut makers: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut bad = ManifestFindings::new();
+    for manifest in manifests.values() {
+        for user in &manifest.database_users {
+            if let Some(other) = makers.insert(&user.name, &manifest.role) {
+                let message = format!("database_users: `{}` is made by role `{other}` already", user.name);
+                bad.push((format!("roles/{}.yaml", manifest.role), vec![whole(message)]));
+            }
+        }
+    }
+    bad
 }

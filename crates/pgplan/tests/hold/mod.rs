@@ -9,7 +9,7 @@ use pgplan::{
 
 fn known() -> Known {
     let roles = ["arbiter", "base", "client", "postgres"];
-    Known { roles: roles.map(|name| RoleInfo { name: name.to_owned() }).to_vec() }
+    Known { roles: roles.map(RoleInfo::from).to_vec() }
 }
 
 /// What holds for every text. The fuzz target checks the same.
