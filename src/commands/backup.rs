@@ -174,7 +174,7 @@ fn list(all: &Value) -> String {
     let (started, finished) = (text(&all["last_started"]), text(&all["last_finished"]));
     let last = match number(&all["last_exit_code"]) {
         _ if started.is_empty() => "none was begun yet".to_owned(),
-        _ if started > finished => format!("one was begun at {started} and runs, or was killed"),
+        _ if all["running"] == true => format!("one was begun at {started} and runs, or was killed"),
         0 => format!("the last one ended well at {finished}"),
         exit => format!("the last one FAILED with status {exit} at {finished}"),
     };
@@ -227,7 +227,7 @@ mod tests {
             shown.ends_with("the last one FAILED with status 11 at 2026-01-02T03:04:08Z; 4 failed in all"),
             "{shown}"
         );
-        all["last_finished"] = "".into();
+        all["running"] = true.into();
         assert!(list(&all).contains("one was begun at 2026-01-02T03:04:05Z and runs, or was killed"));
     }
 }
