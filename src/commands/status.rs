@@ -79,6 +79,8 @@ pub struct Server {
     pub lag_seconds: Option<f64>,
     /// State of its WAL receiver: `streaming` when all is well.
     pub receiver: Option<String>,
+    /// The host that its WAL receiver streams from: after a failover another one than the topology says.
+    pub upstream: Option<String>,
     /// Standbys that stream from it now.
     pub standbys: Vec<String>,
     /// Settings that wait for a restart.
@@ -299,6 +301,7 @@ fn server(host: &Host, answers: &Answers) -> Option<Server> {
         lag_bytes: from_upstream("lag_bytes").and_then(Value::as_f64).map(|bytes| bytes.max(0.0) as u64),
         lag_seconds: from_upstream("lag_seconds").or(own.get("replay_lag_seconds")).and_then(Value::as_f64),
         receiver: own.pointer("/receiver/status").and_then(Value::as_str).map(str::to_owned),
+        upstream: own.pointer("/receiver/upstream").and_then(Value::as_str).map(str::to_owned),
         standbys: names("standbys")
             .iter()
             .filter_map(|s| Some(s.get("name")?.as_str()?.to_owned()))
@@ -319,6 +322,15 @@ pub fn table(ui: &Ui, hosts: &[HostStatus]) -> String {
     for host in hosts {
         if let Some(error) = &host.error {
             text.push_str(&format!("{}: {}\n", host.name, ui::printable(error)));
+        }
+        let upstream = host.postgres.as_ref().and_then(|server| server.upstream.as_ref());
+        if let Some(upstream) = upstream.filter(|name| host.follows.as_ref() != Some(name)) {
+            let topology = host.follows.as_deref().unwrap_or("nobody");
+            let upstream = ui::printable(upstream);
+            text.push_str(&format!(
+                "{}: streams from {upstream}; in the topology it follows {topology}\n",
+                host.name
+            ));
         }
         for (role, value) in &host.reports {
             text.push_str(&format!("{}: {role}: {}\n", host.name, report(value)));
@@ -393,6 +405,24 @@ mod tests {
         assert_eq!(report(&parts["own"]), "beats 12, last now");
         assert_eq!(report(&parts["lines"]), "one; @two");
         assert!(!parts.contains_key("mute"));
+    }
+
+    #[test]
+    fn who_streams_from_another_host_than_in_the_topology_is_named() {
+        let hosts = json!({"m": {"roles": ["postgres"]}, "s": {"roles": ["postgres"], "follows": "m"}});
+        let topology = serde_json::from_value(json!({"lab": "x", "hosts": hosts})).unwrap();
+        let lab = pgplan::lab::derive(&topology, &Default::default());
+        let shown = |host: usize, upstream: &str| {
+            let said = json!({"postgres": {"accepting": true, "in_recovery": true,
+                                           "receiver": {"status": "streaming", "upstream": upstream}}});
+            let answers =
+                BTreeMap::from([(lab.hosts[host].name.clone(), Ok(said.as_object().unwrap().clone()))]);
+            let status = host_status(&lab.hosts[host], Some(DomainState::Running), true, &answers);
+            assert_eq!(serde_json::to_value(&status).unwrap()["postgres"]["upstream"], upstream);
+            table(&Ui::new(ui::Format::Human, ui::Color::Never, true, true), &[status])
+        };
+        assert!(!shown(1, "m").contains("streams from"));
+        assert!(shown(0, "s").ends_with("\nm: streams from s; in the topology it follows nobody\n"));
     }
 
     #[test]

@@ -91,6 +91,7 @@ const CASES: &[Case] = &[
     Case::new("suspend-and-resume", verbs::suspend_and_resume),
     Case::new("swapped-host-is-noticed", identity::swapped_host_is_noticed),
     Case::new("two-labs-side-by-side", neighbours::two_labs_side_by_side),
+    Case::new("altered-replication-is-drift", objects::altered_replication_is_drift),
     Case::new("cascaded-standby-comes-and-goes", change::cascaded_standby_comes_and_goes),
     Case::new("one-of-two-labs-is-destroyed", neighbours::one_of_two_labs_is_destroyed),
     Case::new("strangers-are-left-alone", neighbours::strangers_are_left_alone),

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::suite::{Lab, MAIN, Suite};
+use crate::suite::{Lab, MAIN, PAIR, Suite, UP_LIMIT};
 
 const USERS: &str = "select string_agg(rolname, ',' order by rolname) from pg_roles where rolname in ('anna', 'ben', 'byhand')";
 const DATABASES: &str =
@@ -89,5 +89,34 @@ pub fn alter_system_is_drift(suite: &Suite) -> Result<()> {
     lab.psql_becomes("s", "show default_statistics_target", "321")?;
     lab.psql("s", "alter system reset default_statistics_target")?;
     lab.psql("s", "select pg_reload_conf()")?;
+    lab.is_as_its_topology_says()
+}
+
+/// Where nobody else takes care of replication, its settings are drift like others; but not after a failover by hand, which
+/// `up` must not undo.
+pub fn altered_replication_is_drift(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&PAIR)?;
+    let slot = lab.psql("s", "show primary_slot_name")?;
+    let reloaded = |host: &str, sql: &str| -> Result<()> {
+        lab.psql(host, sql)?;
+        lab.psql(host, "select pg_reload_conf()").map(drop)
+    };
+    reloaded("m", "alter system set synchronous_standby_names = 's'")?;
+    reloaded("s", "alter system set primary_slot_name = ''")?;
+    lab.psql_becomes("s", "show primary_slot_name", "")?;
+    let plan = suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?;
+    plan.says("- ALTER SYSTEM SET synchronous_standby_names = 's'")?
+        .says("- ALTER SYSTEM SET primary_slot_name = ''")?
+        .says("2 changes")?;
+    lab.up(&lab.file)?.exits(0)?;
+    lab.psql_becomes("m", "show synchronous_standby_names", "")?;
+    lab.psql_becomes("s", "show primary_slot_name", &slot)?;
+    lab.is_as_its_topology_says()?;
+
+    lab.psql("s", "select pg_promote()")?;
+    reloaded("s", "alter system set primary_slot_name = 'of_mine'")?;
+    let plan = suite.pgprov(["plan"]).args([&lab.file]).run()?;
+    ensure!(!plan.to_string().contains("ALTER SYSTEM"), "expected it to be left alone:\n{plan}");
+    lab.pgprov("reset", []).limit(UP_LIMIT).ok()?;
     lab.is_as_its_topology_says()
 }
