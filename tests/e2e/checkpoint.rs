@@ -148,6 +148,12 @@ pub fn several_checkpoints(suite: &Suite) -> Result<()> {
     let save = || suite.pgprov(["checkpoint", "save", "later", "--lab", lab.name]).limit(UP_LIMIT);
     save().ok()?;
     save().run()?.exits(2)?.says("checkpoint later exists")?.says("--replace")?;
+    let more = || suite.pgprov(["checkpoint", "save", "more", "--lab", lab.name]).limit(60).run();
+    let refused = suite.with_small_pool(60, more)?.exits(1)?;
+    refused.says("MiB left, a checkpoint takes up to")?.says("remove checkpoints, labs or images")?;
+    // Nobody was paused for it, and nothing of it is left.
+    lab.psql_becomes("s", "select i from later", "1")?;
+    lab.pgprov("reset", ["more"]).run()?.exits(2)?.says("no checkpoint `more`")?;
     lab.psql("m", "drop table later")?;
     reset(&lab, "later")?;
     lab.psql_becomes("s", "select i from later", "1")?;
