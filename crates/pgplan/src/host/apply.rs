@@ -317,7 +317,7 @@ fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     );
 }
 
-/// Candidates lie beside their targets and are validated before the first is renamed. Two processes for all files: under
+/// Candidates lie beside their targets and are validated before the first is renamed; when one is refused, all go. Two processes for all files: under
 /// emulation each one costs a hundredth of a second.
 fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     let (attributes, contents): (Vec<_>, Vec<_>) =
@@ -330,7 +330,8 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
             out,
             "mkdir -p /var/lib/pgprov && rm -f {PLACING}\n\
              cat >{PLACING}{NEW} <<'END' 2>log || fail file {PLACING}\n{list}END\n\
-             tar -x -p --same-owner -C / -f files.tar 2>log || fail file files.tar"
+             refuse() {{ while read -r path; do rm -f \"$path{NEW}\"; done <{PLACING}{NEW}; rm -f {PLACING}{NEW}; fail \"$@\"; }}\n\
+             tar -x -p --same-owner -C / -f files.tar 2>log || refuse file files.tar"
         );
     }
     for change in &contents {
@@ -339,7 +340,7 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
             let _ = writeln!(
                 out,
                 "cat >validate <<'END_OF_VALIDATE'\n{validate}\nEND_OF_VALIDATE\n\
-                 step 60 sh validate {path}{NEW} || fail validate {path}"
+                 step 60 sh validate {path}{NEW} || refuse validate {path}"
             );
         }
     }
