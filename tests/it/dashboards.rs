@@ -361,7 +361,7 @@ const RELEASES: [Release; 2] = [
     },
     Release {
         name: "Debian 13",
-        scrapes: &["live-postgres", "live-node", "live-pgload", "patroni-4.0-etcd-3.5"],
+        scrapes: &["live-postgres", "live-node", "live-pgload", "live-patroni", "live-etcd"],
         without: &[],
     },
 ];
@@ -384,17 +384,9 @@ impl Release {
     }
 }
 
-/// What the backup script writes for the node exporter.
+/// What the backup script writes for the node exporter, whatever the release.
 fn metrics_of_backups() -> BTreeSet<String> {
-    let script = read("templates/backup/pgbackup");
-    // What the role writes when it is installed.
-    let installed = "pg_backup_installed_timestamp_seconds";
-    script
-        .split_whitespace()
-        .filter(|word| word.starts_with("pg_backup_"))
-        .chain([installed])
-        .map(str::to_owned)
-        .collect()
+    scraped("live-node").into_iter().filter(|name| name.starts_with("pg_backup_")).collect()
 }
 
 /// The metric for the lack of which an expression has no answer: of `or`, one side will do.
