@@ -75,6 +75,7 @@ bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each
 
 bench: build image ## labs against bare VMs, ansible and Vagrant; ARGS: render, up, ansible, vagrant
 	scripts/setup --no-start --vagrant --ansible
+	scripts/stock-image
 	$(CARGO) bench --locked --no-run --bench labs
 	scripts/sandbox bench -- scripts/bench $(ARGS)
 

@@ -1,5 +1,6 @@
 //! The yardstick: the same VMs from the same image, booted at once by nothing but libvirt, until their sshd greets. And the
-//! same with hosts copied from the boot snapshot, and saved and restored by libvirt alone.
+//! same with hosts copied from the boot snapshot, and saved and restored by libvirt alone; and the same VMs from a stock cloud
+//! image, which is what other provisioners start from.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use pgplan::{
     lab::{self, Host, Lab, Pins},
-    machine::{self, BootImage, POOL_PATH, SnapshotPart},
+    machine::{self, BootImage, ImagePart, POOL_PATH, SnapshotPart},
     schema,
     topology::{DiskFormat, Topology},
     yaml::Limits,
@@ -26,16 +27,48 @@ const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAA
 /// How hosts come up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// They boot.
+    /// They boot our image.
     Boot,
     /// They are copied from the boot snapshot, which has to be there.
     Copy,
+    /// They boot a stock cloud image, by its boot loader.
+    Stock,
+}
+
+/// Name of the stock image in the pool.
+const STOCK: &str = "bench-stock";
+
+/// A stock image in the pool, until this is dropped.
+pub struct Stock(Libvirt);
+
+impl Stock {
+    /// Copies it there.
+    pub fn upload(disk: &Path) -> anyhow::Result<Self> {
+        let stock = Self(Libvirt::connect(None)?);
+        stock.0.upload_image(STOCK, &[(ImagePart::Qcow2, disk.to_owned())], &mut |_, _| {})?;
+        Ok(stock)
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        // The next bench removes what this one could not.
+        let _ = self.0.remove_image(STOCK);
+    }
 }
 
 /// Brings all hosts of the topology up under another lab name, and takes them away again.
 pub fn hosts(topology: &Path, image_name: &str, way: Way) -> anyhow::Result<Duration> {
-    let text =
+    let mut text =
         std::fs::read_to_string(topology)?.replace("lab: lab", "lab: bare").replace("10.77.10", "10.77.20");
+    let image_name = match way {
+        Way::Boot | Way::Copy => image_name,
+        Way::Stock => {
+            let stock = format!("image: {{ url: file:///nowhere, sha256: {} }}", "0".repeat(64));
+            text = text.replace("image: debian-13", &stock);
+            STOCK
+        }
+    };
     let (topology, _) = schema::load::<Topology>(&text, Limits::default()).finish();
     let lab = lab::derive(&topology.context("the topology has errors")?, &Pins::new());
     let libvirt = Libvirt::connect(None)?;
@@ -75,12 +108,19 @@ fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::R
     let hypervisor = infra.hypervisor(POOL_PATH);
     let name = image_name;
     let image = BootImage::in_pool(&hypervisor.pool_path, name, &lab.image, pgprov::image::CMDLINE);
-    let template = machine::template(&lab.vm, &hypervisor, &image, &infra.hypervisor.software())
-        .context("an image that is not ours")?;
-    let below = template.snapshot.volume(SnapshotPart::Disk);
-    let (base, format) = match way {
-        Way::Boot => (image.disk.clone(), image.format),
-        Way::Copy => (format!("{}/{below}", hypervisor.pool_path), DiskFormat::Qcow2),
+    let template = match way {
+        Way::Boot | Way::Stock => None,
+        Way::Copy => Some(
+            machine::template(&lab.vm, &hypervisor, &image, &infra.hypervisor.software())
+                .context("an image that is not ours")?,
+        ),
+    };
+    let (base, format) = match &template {
+        None => (image.disk.clone(), image.format),
+        Some(template) => {
+            let disk = template.snapshot.volume(SnapshotPart::Disk);
+            (format!("{}/{disk}", hypervisor.pool_path), DiskFormat::Qcow2)
+        }
     };
     let folder = tempfile::tempdir()?;
     let begun = Instant::now();
@@ -98,15 +138,15 @@ fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::R
         )?;
     }
     let turn = Mutex::new(());
-    let copier = Copier {
+    let copier = template.as_ref().map(|template| Copier {
         libvirt,
         lab,
-        template: &template,
+        template,
         ssh_public_key: KEY,
         pool_path: &hypervisor.pool_path,
         turn: &turn,
         lock_dir: folder.path(),
-    };
+    });
     let one = |host: &Host| -> anyhow::Result<()> {
         let address = SocketAddr::from((host.mgmt.address, 22));
         let target = ssh::Target {
@@ -116,9 +156,9 @@ fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::R
             key_file: folder.path().join("key"),
             known_hosts: folder.path().join("known_hosts"),
         };
-        match way {
-            Way::Boot => libvirt.start_host(&lab.name, &host.name)?,
-            Way::Copy => copier.copy(host, &target)?,
+        match &copier {
+            None => libvirt.start_host(&lab.name, &host.name)?,
+            Some(copier) => copier.copy(host, &target)?,
         }
         ssh::wait_for_banner(&host.name, address, Instant::now() + LIMIT)?;
         Ok(())

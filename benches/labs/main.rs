@@ -17,7 +17,7 @@ use bare::Way;
 use pgplan::{check, host::HostPlan, lab::Pins, render::Roles, secrets::Secrets};
 
 /// What is measured in a round, in order.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "4 VMs bare, to the greeting of sshd",
     "the same 4 VMs copied from the boot snapshot",
     "`pgprov up --boot` of lab.yaml",
@@ -28,6 +28,7 @@ const NAMES: [&str; 10] = [
     "libvirt's own restore of 4 hosts, in parallel",
     "`pgprov reset`, 4 hosts",
     "`pgprov up` from checkpoint `ready`",
+    "4 VMs of a stock cloud image bare, to the greeting of sshd",
 ];
 
 /// How often a quick command is repeated.
@@ -71,10 +72,14 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?;
     let image = bare::image_of("lab")?;
     run(&["destroy", "lab", "--yes"])?;
-    let mut times: [Vec<Duration>; 10] = Default::default();
+    let stock =
+        std::env::var_os("PGPROV_STOCK").context("PGPROV_STOCK must name what scripts/stock-image made")?;
+    let _in_pool = bare::Stock::upload(&Path::new(&stock).join("disk.qcow2"))?;
+    let mut times: [Vec<Duration>; 11] = Default::default();
     for round in 1..=rounds {
-        let [bare, copied, booted, whole, again, edit, save, restore, reset, ready] = &mut times;
+        let [bare, copied, booted, whole, again, edit, save, restore, reset, ready, stock] = &mut times;
         bare.push(bare::hosts(topology, &image, Way::Boot)?);
+        stock.push(bare::hosts(topology, &image, Way::Stock)?);
         copied.push(bare::hosts(topology, &image, Way::Copy)?);
         booted.push(run(&["up", "--boot", "--no-checkpoint", "topologies/lab.yaml"])?);
         run(&["destroy", "lab", "--yes"])?;
@@ -96,14 +101,19 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
             times.iter().map(|all| format!("{:.2}", all.last().map_or(0.0, Duration::as_secs_f64))).collect();
         println!("round {round}: {}", last.join(" "));
     }
-    println!("| what | median s | min s | max s | ratio to bare boot |");
-    println!("|---|---|---|---|---|");
-    let base = median(&times[0]);
+    println!("| what | median s | min s | max s | ratio to bare boot | to that of a stock image |");
+    println!("|---|---|---|---|---|---|");
+    let (base, stock) = (median(&times[0]), median(&times[10]));
     for (name, times) in NAMES.iter().zip(&times) {
         let all = seconds(times);
         let (min, max) =
             (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
-        println!("| {name} | {:.2} | {min:.2} | {max:.2} | {:.2} |", median(times), median(times) / base);
+        let typical = median(times);
+        println!(
+            "| {name} | {typical:.2} | {min:.2} | {max:.2} | {:.2} | {:.2} |",
+            typical / base,
+            typical / stock
+        );
     }
     Ok(())
 }

@@ -42,7 +42,12 @@ pub fn network_of_the_primary_is_cut(suite: &Suite) -> Result<()> {
 
     drill.cable("m", "up")?;
     drill.healthy("s", 120)?;
-    drill.lab.suite.pgprov(["status", drill.lab.name]).ok()?.says("m: streams from s; in the topology it follows nobody")?;
+    drill
+        .lab
+        .suite
+        .pgprov(["status", drill.lab.name])
+        .ok()?
+        .says("m: streams from s; in the topology it follows nobody")?;
     let said = drill.ha(&["switchover"]).limit(130).ok()?;
     said.says("m is primary, s follows it in sync")?;
     drill.writes_go_on(10)?;

@@ -222,8 +222,16 @@ pub fn a_name_that_cannot_be_had(suite: &Suite) -> Result<()> {
     lab.exec("m", &format!("mount --bind {profile} {profile}"))?;
     lab.up(&file)?.exits(1)?.says("rename")?.says("busy")?;
     as_before()?;
-    lab.exec("m", &format!("umount {profile}"))?;
+    // What is neither a file nor a folder is replaced, and waited for by nobody.
+    lab.exec(
+        "m",
+        &format!("umount {profile}; rm {profile} /etc/hosts; mkfifo {profile}; ln -s /root /etc/hosts"),
+    )?;
     lab.up(&file)?.exits(0)?;
+    ensure!(
+        lab.exec("m", &format!("find {profile} /etc/hosts -type f | wc -l"))? == "2",
+        "expected two files"
+    );
     lab.psql_becomes("m", "show work_mem", "13MB")?;
     lab.up(&lab.file)?.exits(0)?;
     lab.is_as_its_topology_says()

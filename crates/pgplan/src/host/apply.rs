@@ -171,7 +171,9 @@ umask 077;
 chomp(my @paths = <STDIN>);
 my %old;
 for my $path (@paths) {
-  if (-d $path) { unlink map {"$_@NEW@"} @paths; die "$path: Is a directory\n" }
+  if (-d $path && !-l $path) { unlink map {"$_@NEW@"} @paths; die "$path: Is a directory\n" }
+  # What is no file, like a pipe, is replaced and cannot be put back; to open it might wait for ever.
+  next unless -f $path;
   open my $file, '<:raw', $path or next;
   my ($mode, $uid, $gid) = (stat $file)[2, 4, 5];
   $old{$path} = [do { local $/; <$file> } // '', $mode & 07777, $uid, $gid];
