@@ -55,6 +55,11 @@ pub fn cron_fires_and_the_count_is_kept(suite: &Suite) -> Result<()> {
         metric(&lab, "installed_timestamp_seconds")? > 0 && metric(&lab, "retention_count")? > KEPT as u64
     );
     ensure!(metric(&lab, "last_success_timestamp_seconds")? == 0, "expected no backup yet");
+    // `status` asks for it each time, and `watch` every two seconds: it may not cost more than a hundred processes.
+    let cost = "a=$(date +%s%N); for i in $(seq 100); do /bin/true; done; b=$(date +%s%N); /usr/local/sbin/pgbackup brief >/dev/null; \
+                c=$(date +%s%N); [ $((c - b)) -lt $((b - a)) ] || echo $((c - b)) ns, not $((b - a)) ns";
+    let cost = lab.exec("client", cost)?;
+    ensure!(cost.is_empty(), "expected `pgbackup brief` to be quick: {cost}");
     lab.up(&file)?.exits(0)?;
     ensure!(metric(&lab, "retention_count")? == KEPT as u64 && metric(&lab, "interval_seconds")? == 60);
     let begun = Instant::now();

@@ -92,6 +92,7 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
         ("rename.pl".to_owned(), RENAME.replace("@NEW@", NEW)),
         ("consent".to_owned(), consent),
     ];
+    scripts.extend(checks(rendered, plan));
     for (index, task) in rendered.tasks.iter().enumerate() {
         scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
         scripts.push((format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run)));
@@ -265,6 +266,9 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     for path in &plan.remove {
         let _ = writeln!(out, "{}rm -f {path}; say done remove {path}", stop_removed(path, plan));
     }
+    if checks(rendered, plan).is_some() {
+        out.push_str("step 60 sh checks\n");
+    }
     for (index, task) in rendered.tasks.iter().enumerate() {
         out.push_str(&run_task(index, task));
     }
@@ -385,12 +389,26 @@ fn keep_old(out: &mut String, rendered: &RenderedHost, contents: &[&Change]) {
     }
 }
 
+/// Looks in one process at the tasks that had nothing to do when the host was asked: as a rule they have nothing to do now
+/// either, with the new files, and under emulation two processes for each of them add up to a second.
+fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<(String, String)> {
+    let due: BTreeSet<usize> = plan.tasks.iter().map(|change| change.index).collect();
+    let done = rendered.tasks.iter().enumerate().filter(|(index, _)| !due.contains(index));
+    let checks: String = done
+        .map(|(index, task)| {
+            format!("(\n{}\n) >/dev/null 2>&1 </dev/null && : >done.{index}\n", task.unless.trim_end())
+        })
+        .collect();
+    (!checks.is_empty()).then(|| ("checks".to_owned(), format!("{RUNNING}{checks}")))
+}
+
+/// What a task has done may give those after it something to do: they look again.
 fn run_task(index: usize, task: &Task) -> String {
     let notes = notes(&task.notify.iter().collect(), &BTreeSet::new());
     let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
     format!(
-        "if step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
-         {notes}step {} sh -e task.{index}.run || fail task {index}\n{starts}say done task {index}; fi\n",
+        "if [ -e done.{index} ] || step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
+         {notes}step {} sh -e task.{index}.run || fail task {index}\n{starts}rm -f done.*; say done task {index}; fi\n",
         task.seconds
     )
 }
