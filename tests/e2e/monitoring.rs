@@ -27,7 +27,7 @@ const AGENTS: Spec = Spec {
         "lab: agents
 postgres: { databases: [{ name: wms, owner: wms }] }
 replication: { mode: synchronous }
-failover: { engine: pgagent }
+failover: { engine: pgagent, rto: safe }
 monitoring: { scrape_seconds: 5 }
 hosts:
   m: { roles: [postgres] }
