@@ -64,13 +64,14 @@ pub fn hosts(topology: &Path, image_name: &str, way: Way) -> anyhow::Result<Dura
     let image_name = match way {
         Way::Boot | Way::Copy => image_name,
         Way::Stock => {
-            let stock = format!("image: {{ url: file:///nowhere, sha256: {} }}", "0".repeat(64));
+            let stock = format!("image: {{ url: file:///nowhere, sha256: {} }}", "a".repeat(64));
             text = text.replace("image: debian-13", &stock);
             STOCK
         }
     };
-    let (topology, _) = schema::load::<Topology>(&text, Limits::default()).finish();
-    let lab = lab::derive(&topology.context("the topology has errors")?, &Pins::new());
+    let (topology, findings) = schema::load::<Topology>(&text, Limits::default()).finish();
+    let topology = topology.with_context(|| format!("the topology has errors: {findings:?}"))?;
+    let lab = lab::derive(&topology, &Pins::new());
     let libvirt = Libvirt::connect(None)?;
     let result = all_up(&libvirt, &lab, image_name, way);
     libvirt.remove_lab(&lab.name)?;
