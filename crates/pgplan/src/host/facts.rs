@@ -106,7 +106,13 @@ pub fn script(rendered: &RenderedHost) -> String {
         let _ = writeln!(out, "echo @stats; stat -c '%U %G %a %n' {} 2>/dev/null", paths.join(" "));
     }
     if !files.is_empty() {
-        let _ = writeln!(out, "echo @sums; sha256sum {} 2>/dev/null", files.join(" "));
+        // Only of plain files: whoever reads a pipe waits for its writer, with the lock.
+        let _ = writeln!(
+            out,
+            "plain=; for path in {}; do [ ! -f $path ] || [ -L $path ] || plain=\"$plain $path\"; done\n\
+             echo @sums; [ -z \"$plain\" ] || sha256sum $plain 2>/dev/null",
+            files.join(" ")
+        );
     }
     // What a run left that was interrupted while it installed files is ours too.
     let _ = writeln!(
@@ -175,7 +181,7 @@ impl Details {
     pub fn script(&self, rendered: &RenderedHost) -> String {
         let mut out = RUNNING.to_owned();
         for path in &self.files {
-            let _ = writeln!(out, "echo @text {path}; base64 -w0 {path}; echo");
+            let _ = writeln!(out, "echo @text {path}; [ ! -f {path} ] || base64 -w0 {path}; echo");
         }
         for index in &self.tasks {
             let changes = rendered.tasks[*index].changes.as_deref().unwrap_or_default();
