@@ -23,7 +23,7 @@ use pgplan::{
     plan::{Plan, Restart, Step, Wanted},
     render::RenderedHost,
     size::Bytes,
-    topology::{DiskFormat, Image},
+    topology::DiskFormat,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -35,7 +35,7 @@ pub use self::{
 };
 use crate::{
     libvirt::Libvirt,
-    observe::Answer,
+    observe::{self, Answer},
     snapshot::{self, Copier},
     ssh::{self, Target},
     ui::{Line, Ui},
@@ -307,8 +307,7 @@ impl World {
 
     /// The domain of a host that runs scripts which the hypervisor sends: one of our image, on this machine.
     pub fn listening(&self, host: &str) -> Option<&str> {
-        let ours = !matches!(self.fleet.lab.image, Image::Stock(_)) && self.libvirt.is_local();
-        self.fleet.lab.host(host).filter(|_| ours).map(|host| host.domain.as_str())
+        observe::listening(&self.libvirt, &self.fleet.lab, host)
     }
 }
 

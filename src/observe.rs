@@ -16,7 +16,9 @@ use pgplan::{
         Details, Facts, HostPlan,
         facts::{self, RUNNING},
     },
+    lab::Lab,
     render::RenderedHost,
+    topology::Image,
 };
 
 use crate::{
@@ -34,6 +36,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 const PORT: Duration = Duration::from_secs(10);
 /// How long the management network may take to show that a host is on it.
 const PROBE: Duration = Duration::from_secs(2);
+/// The port has one way back, on which errors would lie between answers.
+const QUIET: &str = "exec 2>/dev/null\n";
 /// A port where nothing listens: whoever refuses it is there, and no login is spent on knowing that.
 const CLOSED: u16 = 9;
 
@@ -51,12 +55,6 @@ impl Answer {
     /// One that was asked over this connection.
     pub fn new(target: &Target, session: Session, facts: Facts) -> Self {
         Self { facts, target: target.clone(), session: OnceCell::from(session), port: None }
-    }
-
-    /// One that was not asked for facts and listens to the hypervisor.
-    pub fn unasked(target: &Target, libvirt: &Libvirt, domain: &str) -> Self {
-        let port = Some((libvirt.clone(), domain.to_owned()));
-        Self { facts: Facts::default(), target: target.clone(), session: OnceCell::new(), port }
     }
 
     /// The connection for what comes next. One that was asked through the hypervisor has none yet.
@@ -78,12 +76,18 @@ impl Answer {
     pub fn read(&self, script: &str, limit: Duration) -> anyhow::Result<Vec<u8>> {
         let port = self.port.as_ref().filter(|_| self.session.get().is_none());
         if let Some((libvirt, domain)) = port
-            && let Ok(output) = libvirt.run_script(domain, script.to_owned(), PORT)
+            && let Ok(output) = libvirt.run_script(domain, format!("{QUIET}{script}"), PORT)
         {
             return Ok(output);
         }
         Ok(self.session()?.run("sh -s", script.as_bytes(), &mut |_| {}, limit)?.stdout)
     }
+}
+
+/// The domain of a host that runs scripts which the hypervisor sends: one of our image, on this machine.
+pub fn listening<'a>(libvirt: &Libvirt, lab: &'a Lab, host: &str) -> Option<&'a str> {
+    let ours = !matches!(lab.image, Image::Stock(_)) && libvirt.is_local();
+    lab.host(host).filter(|_| ours).map(|host| host.domain.as_str())
 }
 
 /// Who is asked.
@@ -159,20 +163,38 @@ fn by_port(libvirt: &Libvirt, domain: &str, asked: &Asked) -> Option<Told> {
     let script = format!("{}{}", login_script(), facts::script(rendered));
     let output = libvirt.run_script(domain, script, PORT).ok()?;
     let output = String::from_utf8_lossy(&output);
-    let facts = facts::parse(&output).ok()?;
+    let (login, said) = output.split_once('\n')?;
+    let facts = facts::parse(said).ok()?;
     let plan = HostPlan::new(rendered, Some(&facts));
     let done = plan.is_empty() && plan.unknown(rendered) == Details::default();
-    Some(Told { fine: done && can_log_in(&output, target) && is_there(target), facts })
+    Some(Told { fine: done && can_log_in(login, target) && is_there(target), facts })
 }
 
+/// What a script that changes nothing writes on a host that is asked through the hypervisor. None where nobody listens, and
+/// where a login would fail: whoever asks over SSH then learns why.
+pub fn read_by_port(
+    libvirt: &Libvirt,
+    domain: &str,
+    target: &Target,
+    script: &str,
+    limit: Duration,
+) -> Option<Vec<u8>> {
+    if !is_there(target) {
+        return None;
+    }
+    let output = libvirt.run_script(domain, format!("{}{QUIET}{script}", login_script()), limit).ok()?;
+    let end = output.iter().position(|byte| *byte == b'\n')?;
+    can_log_in(&String::from_utf8_lossy(&output[..end]), target).then(|| output[end + 1..].to_vec())
+}
+
+/// Writes one line: the host key, when sshd runs.
 fn login_script() -> String {
     format!(
-        "{RUNNING}echo @login; running ssh.service && read -r key </etc/ssh/ssh_host_ed25519_key.pub && echo \"$key\"\n"
+        "{RUNNING}key=; ! running ssh.service || read -r key </etc/ssh/ssh_host_ed25519_key.pub; echo \"$key\"\n"
     )
 }
 
-fn can_log_in(output: &str, target: &Target) -> bool {
-    let key = output.lines().skip_while(|line| *line != "@login").nth(1).unwrap_or_default();
+fn can_log_in(key: &str, target: &Target) -> bool {
     key.split(' ').nth(1).is_some_and(|key| ssh::is_key(&target.known_hosts, &target.name, key))
 }
 

@@ -160,15 +160,17 @@ impl OpenLab {
         Ok(Libvirt::connect(global.connect.as_deref())?)
     }
 
-    /// What there is of the lab on the hypervisor, if it is made of VMs.
+    /// The hypervisor and what there is of the lab on it, if it is made of VMs.
     ///
     /// # Errors
     /// The hypervisor does not answer.
-    pub fn observe(&self, global: &Global) -> Result<Option<Infra>> {
+    pub fn observe(&self, global: &Global) -> Result<Option<(Libvirt, Infra)>> {
         if self.lab.is_on_machines() {
             return Ok(None);
         }
-        Ok(Some(Libvirt::connect(global.connect.as_deref())?.observe(&self.lab.name)?))
+        let libvirt = Libvirt::connect(global.connect.as_deref())?;
+        let infra = libvirt.observe(&self.lab.name)?;
+        Ok(Some((libvirt, infra)))
     }
 
     /// What roles say about the host: status and log scripts, files without their secrets.

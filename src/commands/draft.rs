@@ -549,16 +549,9 @@ impl Draft {
     /// What `status` shows of the lab as it is now, the way hosts answered.
     pub fn status(&mut self) -> Vec<status::HostStatus> {
         let Some((state, _)) = &self.state else { return Vec::new() };
-        let mut answers = std::mem::take(&mut self.answers);
-        let infra = self.vms().map(|vms| &vms.infra);
-        if let Some(Vms { world, .. }) = self.vms() {
-            for (host, target) in &self.fleet.targets {
-                if let (false, Some(domain)) = (answers.contains_key(host), world.listening(host)) {
-                    answers.insert(host.clone(), Answer::unasked(target, &world.libvirt, domain));
-                }
-            }
-        }
-        status::collect(state, &self.fleet.lab, &self.fleet.hosts, infra, answers)
+        let answers = std::mem::take(&mut self.answers);
+        let vms = self.vms().map(|vms| (&vms.world.libvirt, &vms.infra));
+        status::collect(state, &self.fleet.lab, &self.fleet.hosts, vms, answers)
     }
 }
 

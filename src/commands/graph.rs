@@ -27,8 +27,9 @@ use crate::{
 pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
     let (open, assets) = OpenLab::find(global, args.lab.lab.as_deref())?;
     let rendered = open.rendered(&assets)?;
-    let infra = open.observe(global)?;
-    let hosts = status::collect(&open.state, &open.lab, &rendered, infra.as_ref(), BTreeMap::new());
+    let vms = open.observe(global)?;
+    let vms = vms.as_ref().map(|(libvirt, infra)| (libvirt, infra));
+    let hosts = status::collect(&open.state, &open.lab, &rendered, vms, BTreeMap::new());
     let faults = crate::fault::Store::new(&open.state).list()?;
     let picture = picture(&open.lab, &hosts, &faults);
     let text = match args.format {

@@ -23,7 +23,7 @@ use crate::{
     every::every,
     libvirt::Libvirt,
     machines,
-    observe::Answer,
+    observe::{self, Answer},
     ssh::{Session, Target},
     state::LabState,
     ui::{self, Ui},
@@ -32,6 +32,8 @@ use crate::{
 /// How long a host may take to connect; one that does not answer is part of the picture.
 const CONNECT: Duration = Duration::from_secs(6);
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long it may take to answer through the hypervisor, before it is asked over SSH.
+const PORT: Duration = Duration::from_secs(6);
 
 /// One host as it is now.
 #[derive(Clone, Debug, Serialize)]
@@ -100,8 +102,9 @@ pub fn run(ui: &Ui, global: &Global, args: &Status) -> Result {
     }
     let (open, assets) = OpenLab::find(global, wanted)?;
     let rendered = open.rendered(&assets)?;
-    let infra = open.observe(global)?;
-    let hosts = collect(&open.state, &open.lab, &rendered, infra.as_ref(), BTreeMap::new());
+    let vms = open.observe(global)?;
+    let vms = vms.as_ref().map(|(libvirt, infra)| (libvirt, infra));
+    let hosts = collect(&open.state, &open.lab, &rendered, vms, BTreeMap::new());
     let faults = crate::fault::Store::new(&open.state).list()?;
     if ui.json() {
         let faults: Vec<_> = faults.iter().map(fault::row).collect();
@@ -154,22 +157,32 @@ fn list(ui: &Ui, global: &Global) -> Result {
 /// What the status scripts of each host said, by role; or why it could not be asked.
 pub type Answers = BTreeMap<String, anyhow::Result<Map<String, Value>>>;
 
-/// Asks all hosts at once, the way they answered before; connections to the others are made.
+/// Asks all hosts at once: the way they answered before, else through the hypervisor, which spares an emulated host a login,
+/// else over connections that are made.
 pub fn collect(
     state: &LabState,
     lab: &Lab,
     rendered: &[RenderedHost],
-    infra: Option<&Infra>,
+    vms: Option<(&Libvirt, &Infra)>,
     mut answered: BTreeMap<String, Answer>,
 ) -> Vec<HostStatus> {
+    let infra = vms.map(|(_, infra)| infra);
     let runs = |host: &&Host| infra.is_none() || domain_state(infra, host) == Some(DomainState::Running);
     let asked: Vec<&Host> = lab.hosts.iter().filter(runs).collect();
     let ways = asked.iter().map(|host| (*host, answered.remove(&host.name)));
     let said = every(ways, |(host, answer)| {
         let scripts = scripts(rendered, &host.name);
-        match answer {
-            Some(answer) => Ok(parts(&answer.read(&script(scripts), ANSWER)?, scripts)),
-            None => ask(&target(state, host)?, &mut None, scripts),
+        if let Some(answer) = answer {
+            return Ok(parts(&answer.read(&script(scripts), ANSWER)?, scripts));
+        }
+        let target = target(state, host)?;
+        let by_port = vms.and_then(|(libvirt, _)| {
+            let domain = observe::listening(libvirt, lab, &host.name)?;
+            observe::read_by_port(libvirt, domain, &target, &script(scripts), PORT)
+        });
+        match by_port {
+            Some(output) => Ok(parts(&output, scripts)),
+            None => ask(&target, &mut None, scripts),
         }
     });
     let answers: Answers = asked.iter().map(|host| host.name.clone()).zip(said).collect();
@@ -233,7 +246,12 @@ fn parts(output: &[u8], scripts: &[(String, String)]) -> Map<String, Value> {
 
 /// What a role of the user said, on one line: the keys and values of an object, else as it is.
 fn report(value: &Value) -> String {
-    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let plain = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.trim().is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
     let text = match value {
         Value::Object(map) => {
             map.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(", ")
@@ -404,6 +422,7 @@ mod tests {
         assert_eq!(parts["base"], json!({"uptime_seconds": 7}));
         assert_eq!(report(&parts["own"]), "beats 12, last now");
         assert_eq!(report(&parts["lines"]), "one; @two");
+        assert_eq!(report(&json!({"kept": 0, "last": "", "next": null})), "kept 0, last -, next -");
         assert!(!parts.contains_key("mute"));
     }
 

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fmt,
+    fs::OpenOptions,
     io::{BufRead as _, BufReader, Read, Write as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -233,6 +234,7 @@ impl Running {
 
     fn output(self, status: ExitStatus) -> Output {
         let took = self.begun.elapsed();
+        note_time(&self.shown, took);
         let stdout = self.stdout.join().unwrap_or_default();
         let _ = self.stderr.join();
         let stderr = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
@@ -245,6 +247,17 @@ impl Running {
             took,
         }
     }
+}
+
+/// With PGPROV_E2E_TIMES, the file of that name gets a line for each command: where the time of a suite goes.
+fn note_time(shown: &str, took: Duration) {
+    let Some(file) = std::env::var_os("PGPROV_E2E_TIMES") else { return };
+    let line = format!("{:.2}\t{}\n", took.as_secs_f64(), shown.lines().next().unwrap_or_default());
+    let _ = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(file)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
 }
 
 impl Output {

@@ -165,6 +165,9 @@ pub struct Task {
     /// Whether what it does is on the disk.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub on_disk: bool,
+    /// Whether files give it nothing to do.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub independent: bool,
     /// Prints what it would do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<String>,
@@ -519,6 +522,7 @@ impl Scope<'_> {
             name: self.text(&task.name, &task.name)?,
             unless: self.text(&task.unless, &task.name)?,
             on_disk: task.on_disk,
+            independent: task.independent,
             changes: task.changes.as_deref().map(|script| self.text(script, &task.name)).transpose()?,
             run: self.text(&task.run, &task.name)?,
             seconds: task.seconds,

@@ -165,6 +165,9 @@ pub struct Task {
     /// What it does is on the disk: not looked at when a host was restored with its disk as it was.
     #[serde(default)]
     pub on_disk: bool,
+    /// Files of roles give it nothing to do: when it was done before they are installed, it is not looked at again before handlers run.
+    #[serde(default)]
+    pub independent: bool,
     /// Shell script (template) that prints what it would do, for the plan: a line each, beginning with `+`, `~` or `-`, or
     /// with `!` when data is lost. Lines with `!` need the user's consent: `consented LINE` in `run` succeeds for those,
     /// without their `! `, that have it.

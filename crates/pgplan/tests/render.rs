@@ -89,7 +89,7 @@ fn scripts_for_hosts_are_valid_shell() {
     }
 }
 
-/// The interpreter reads the script and runs nothing.
+/// The interpreter takes the script from its standard input; with `-n` or `-c` it runs nothing.
 #[expect(clippy::disallowed_methods, reason = "a test may run the shell; the planner may not")]
 fn check(interpreter: &[&str], what: &str, script: &str) {
     use std::{
@@ -132,6 +132,17 @@ fn a_host_that_has_everything_has_nothing_to_do() {
             let facts = facts::parse(&answer).unwrap();
             let after = HostPlan::new(&host, Some(&facts));
             assert!(after.is_empty(), "{after}");
+            // What files give nothing to do is not looked at again after they are installed.
+            let mut other = facts.clone();
+            other.sums.insert(host.files[0].path.clone(), "another".to_owned());
+            let bundle = apply::bundle(&host, &HostPlan::new(&host, Some(&other)));
+            if let Some((_, checks)) = bundle.scripts.iter().find(|(name, _)| name == "checks") {
+                for (index, task) in host.tasks.iter().enumerate() {
+                    let is_looked_at = checks.contains(task.unless.trim_end());
+                    assert_eq!(is_looked_at, !task.independent, "{}: {}", host.host, task.name);
+                    assert!(checks.contains(&format!(": >done.{index}\n")));
+                }
+            }
             // A run was killed between a change and the handler that it calls: the next one sees to it.
             for handler in &host.handlers {
                 let left = answer.replace("@done", &format!("@due\n{}\n@done", facts::slug(&handler.name)));
@@ -168,6 +179,34 @@ fn a_host_that_has_everything_has_nothing_to_do() {
         }
     }
     assert!(facts::parse("@boot\nb\nm\n@stats\n").is_err(), "an answer that was cut short is no answer");
+}
+
+/// Whoever reads a pipe waits for its writer: what stands where a file of ours belongs is not read unless it is one.
+#[test]
+fn a_host_is_asked_about_plain_files_only() {
+    let roles = roles();
+    let lab = stock("");
+    let mut host = roles.render(&lab, &masked(&lab)).unwrap().remove(0);
+    let folder = env!("CARGO_TARGET_TMPDIR").to_owned() + "/plain";
+    let script = format!(
+        "rm -rf {folder}; mkdir -p {folder}; cd {folder}; mkfifo pipe; echo text >file; ln -s file link; mkdir folder"
+    );
+    check(&["sh"], "places", &script);
+    host.files.truncate(5);
+    for (file, name) in host.files.iter_mut().zip(["pipe", "file", "link", "folder", "none"]) {
+        file.path = format!("{folder}/{name}");
+    }
+    let script = facts::script(&host);
+    let sums = script.lines().skip_while(|line| !line.starts_with("plain=")).take(2);
+    let sums = sums.collect::<Vec<_>>().join("\n");
+    let expected = format!("{}  {folder}/file", pgplan::digest::hex(b"text\n"));
+    check(
+        &["timeout", "20", "sh"],
+        "sums",
+        &format!(
+            "said=$({sums}); [ \"$said\" = \"@sums\n{expected}\" ] || {{ echo \"$said\" >&2; exit 1; }}"
+        ),
+    );
 }
 
 /// A lab of hosts from a stock image.

@@ -395,8 +395,11 @@ fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<(String, String)> 
     let due: BTreeSet<usize> = plan.tasks.iter().map(|change| change.index).collect();
     let done = rendered.tasks.iter().enumerate().filter(|(index, _)| !due.contains(index));
     let checks: String = done
-        .map(|(index, task)| {
-            format!("(\n{}\n) >/dev/null 2>&1 </dev/null && : >done.{index}\n", task.unless.trim_end())
+        .map(|(index, task)| match task.independent {
+            true => format!(": >done.{index}\n"),
+            false => {
+                format!("(\n{}\n) >/dev/null 2>&1 </dev/null && : >done.{index}\n", task.unless.trim_end())
+            }
         })
         .collect();
     (!checks.is_empty()).then(|| ("checks".to_owned(), format!("{RUNNING}{checks}")))
