@@ -190,7 +190,17 @@ pub enum Restart {
 pub struct LabArg {
     /// Name of the lab, or its topology file [default: the only lab there is]
     #[arg(value_name = "LAB", env = "PGPROV_LAB")]
-    pub lab: Option<String>,
+    lab: Option<String>,
+    /// The same: other verbs take the lab by this option, because they have arguments of another kind
+    #[arg(short = 'l', long = "lab", value_name = "LAB", id = "lab by option", hide_short_help = true)]
+    by_option: Option<String>,
+}
+
+impl LabArg {
+    /// The lab that was asked for; none is the only one there is.
+    pub fn name(&self) -> Option<&str> {
+        self.by_option.as_deref().or(self.lab.as_deref())
+    }
 }
 
 /// Arguments of status
@@ -478,10 +488,13 @@ pub enum GraphFormat {
 #[derive(Args, Debug)]
 pub struct Destroy {
     /// Name of the lab, or its topology file
-    #[arg(value_name = "LAB", env = "PGPROV_LAB", required_unless_present = "all")]
-    pub lab: Option<String>,
+    #[arg(value_name = "LAB", env = "PGPROV_LAB", required_unless_present_any = ["all", "lab by option"])]
+    lab: Option<String>,
+    /// The same, as with other verbs
+    #[arg(short = 'l', long = "lab", value_name = "LAB", id = "lab by option", hide_short_help = true)]
+    by_option: Option<String>,
     /// Every lab on this hypervisor
-    #[arg(long, conflicts_with = "lab")]
+    #[arg(long, conflicts_with_all = ["lab", "lab by option"])]
     pub all: bool,
     /// Keep its checkpoints and secrets: the next `up` starts from checkpoint `ready`
     #[arg(long)]
@@ -489,6 +502,13 @@ pub struct Destroy {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+}
+
+impl Destroy {
+    /// The lab that was asked for.
+    pub fn name(&self) -> Option<&str> {
+        self.by_option.as_deref().or(self.lab.as_deref())
+    }
 }
 
 /// Verbs for checkpoints

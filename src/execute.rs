@@ -6,6 +6,7 @@
 
 mod inside;
 mod off;
+mod order;
 mod turns;
 
 use std::{
@@ -27,7 +28,10 @@ use pgplan::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use self::inside::{after_a_jump, boot_and_ask, configure, install};
+use self::{
+    inside::{after_a_jump, boot_and_ask, configure, install},
+    order::{Need, boot_order, order},
+};
 pub use self::{
     inside::{set_clock, set_clock_command},
     off::shut_down,
@@ -370,6 +374,7 @@ pub async fn hosts(
         let is_local = plan.zip(fleet.rendered(host)).is_some_and(|(plan, rendered)| plan.is_local(rendered));
         is_local && !starts.contains(&host)
     };
+    let order = order(&fleet.hosts, plan, &work, &fresh, is_local)?;
     let boots = Arc::new(Semaphore::new(fleet.boots.max(1)));
     let mut tasks = tokio::task::JoinSet::new();
     for name in boot_order(&fleet.hosts) {
@@ -377,11 +382,9 @@ pub async fn hosts(
         let rendered =
             fleet.hosts.iter().position(|host| host.host == name).context("a plan for an unknown host")?;
         let pipeline = Pipeline {
-            waits: fleet.hosts[rendered]
-                .waits_for
+            waits: order[name.as_str()]
                 .iter()
-                .filter(|other| !(is_local(&name) && is_local(other)))
-                .filter_map(|n| Some((n.clone(), ready.get(n)?.clone())))
+                .filter_map(|(other, need)| Some(((*other).to_owned(), *need, ready.get(*other)?.clone())))
                 .collect(),
             start: match copies.contains(&name.as_str()) {
                 true => Some(Step::CopyHost { host: name.clone() }),
@@ -453,29 +456,6 @@ fn summary(timing: &Timing) -> String {
     }
 }
 
-/// Hosts that others wait for come first, those with the longest chain behind them before all.
-fn boot_order(hosts: &[RenderedHost]) -> Vec<String> {
-    let mut chain: BTreeMap<&str, usize> = hosts.iter().map(|host| (host.host.as_str(), 0)).collect();
-    // A chain is at most as long as there are hosts; each round extends every chain by one.
-    for _ in 0..hosts.len() {
-        let before = chain.clone();
-        for host in hosts {
-            for other in &host.waits_for {
-                let length = before[host.host.as_str()] + 1;
-                if let Some(longest) = chain.get_mut(other.as_str()) {
-                    *longest = length.max(*longest);
-                }
-            }
-        }
-        if chain == before {
-            break;
-        }
-    }
-    let mut order: Vec<&RenderedHost> = hosts.iter().collect();
-    order.sort_by_key(|host| std::cmp::Reverse(chain[host.host.as_str()]));
-    order.into_iter().map(|host| host.host.clone()).collect()
-}
-
 /// A host that was not touched, because one that it needs failed.
 #[derive(Debug, thiserror::Error)]
 #[error("not configured, because {0} failed")]
@@ -493,7 +473,7 @@ struct Pipeline {
     /// Whether it hears that a clock jumped: its own, or that of a host that it waits for.
     told: bool,
     answer: Option<Answer>,
-    waits: Vec<(String, watch::Receiver<Option<End>>)>,
+    waits: Vec<(String, Need, watch::Receiver<Option<End>>)>,
     line: Line,
 }
 
@@ -535,12 +515,11 @@ impl Pipeline {
         }
         // Logging in takes an emulated host a second, which it has while others are at work.
         let login = tokio::task::spawn_blocking(move || answer.session().map(drop).map(|()| answer));
-        for (name, receiver) in &mut self.waits {
+        for (name, need, receiver) in &mut self.waits {
             let end = receiver.wait_for(Option::is_some).await.map(|end| *end);
-            // A host that was there before needs no other one to be kept in line.
             match end {
                 Ok(Some(End::Ready)) => {}
-                Ok(Some(End::Unreachable)) if !self.fresh => {}
+                Ok(Some(End::Unreachable)) if !self.fresh && *need == Need::Able => {}
                 _ => bail!(Skipped(name.clone())),
             }
         }

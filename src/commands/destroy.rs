@@ -24,7 +24,7 @@ const LOCK: Duration = Duration::from_secs(10);
 /// Consent was not given, or libvirt refuses.
 pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
     let root = state::root()?;
-    if let Some(lab) = &args.lab {
+    if let Some(lab) = args.name() {
         let name = lab_name(&Assets::load(global)?, lab)?;
         if let Some(state) = LabState::open(&root, &name)?
             && let Some(machines) = machines::kept(&state)?
@@ -32,14 +32,14 @@ pub fn run(ui: &Ui, global: &Global, args: &Destroy) -> Result {
             return forget(ui, state, &machines, args.yes);
         }
     }
-    if args.lab.is_none() {
+    if args.name().is_none() {
         for (state, machines) in machines::labs(&root)? {
             forget(ui, state, &machines, args.yes)?;
         }
     }
     let libvirt = Libvirt::connect(global.connect.as_deref())?;
     let seen = libvirt.inventory()?.labs();
-    let labs: Vec<String> = match &args.lab {
+    let labs: Vec<String> = match args.name() {
         Some(lab) => vec![lab_name(&Assets::load(global)?, lab)?],
         None => {
             let mut all: Vec<String> = seen.keys().cloned().chain(state::list(&root)?).collect();

@@ -25,7 +25,7 @@ use crate::{
 /// # Errors
 /// There is no such lab, or the file cannot be written.
 pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
-    let (open, assets) = OpenLab::find(global, args.lab.lab.as_deref())?;
+    let (open, assets) = OpenLab::find(global, args.lab.name())?;
     let rendered = open.rendered(&assets)?;
     let vms = open.observe(global)?;
     let vms = vms.as_ref().map(|(libvirt, infra)| (libvirt, infra));

@@ -27,17 +27,17 @@ const TURN: Duration = Duration::from_millis(300);
 /// There is no such lab, it has no agents, an agent refuses, or what was asked for did not happen in time.
 pub fn run(ui: &Ui, global: &Global, verb: &Ha) -> Result {
     let lab = match verb {
-        Ha::Status(lab) | Ha::Explain(lab) | Ha::History(lab) | Ha::Show(lab) => &lab.lab,
-        Ha::Switchover(args) => &args.lab.lab,
+        Ha::Status(lab) | Ha::Explain(lab) | Ha::History(lab) | Ha::Show(lab) => lab.name(),
+        Ha::Switchover(args) => args.lab.name(),
         Ha::Arbiter(HaArbiter::Replace(args) | HaArbiter::Adopt(args))
         | Ha::Pause(args)
-        | Ha::Resume(args) => &args.lab.lab,
+        | Ha::Resume(args) => args.lab.name(),
         Ha::Maintenance(HaMaintenance { lab, .. })
         | Ha::Promote(HaPromote { lab, .. })
         | Ha::Rejoin(HaRejoin { lab, .. })
-        | Ha::Reinit(HaRejoin { lab, .. }) => &lab.lab,
+        | Ha::Reinit(HaRejoin { lab, .. }) => lab.lab.as_deref(),
     };
-    let (open, assets) = OpenLab::find(global, lab.as_deref())?;
+    let (open, assets) = OpenLab::find(global, lab)?;
     if open.lab.failover.engine == FailoverEngine::Patroni {
         return patroni::run(ui, &open, &assets, verb);
     }

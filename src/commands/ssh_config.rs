@@ -13,7 +13,7 @@ use crate::{
 /// # Errors
 /// There is no such lab.
 pub fn run(ui: &Ui, global: &Global, args: &LabArg) -> Result {
-    let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
+    let (open, _) = OpenLab::find(global, args.name())?;
     ui.out(&connect::ssh_config(&open.state, &open.lab));
     Ok(())
 }

@@ -96,7 +96,7 @@ pub struct Server {
 /// # Errors
 /// There is no such lab, or libvirt does not answer.
 pub fn run(ui: &Ui, global: &Global, args: &Status) -> Result {
-    let wanted = args.lab.lab.as_deref();
+    let wanted = args.lab.name();
     if args.all || wanted.is_none() && crate::state::list(&crate::state::root()?)?.len() != 1 {
         return list(ui, global);
     }

@@ -18,7 +18,7 @@ const LOCK: Duration = Duration::from_secs(10);
 /// # Errors
 /// There is no such lab, or libvirt refuses.
 pub fn suspend(ui: &Ui, global: &Global, args: &LabArg) -> Result {
-    let (open, _) = OpenLab::find(global, args.lab.as_deref())?;
+    let (open, _) = OpenLab::find(global, args.name())?;
     let _lock = open.state.lock("pgprov suspend", LOCK)?;
     let libvirt = open.hypervisor(global, "memory that could be saved")?;
     let name = open.lab.name.as_str();
@@ -45,7 +45,7 @@ pub fn suspend(ui: &Ui, global: &Global, args: &LabArg) -> Result {
 /// # Errors
 /// There is no such lab, libvirt refuses, or a host does not answer.
 pub fn resume(ui: &Ui, global: &Global, args: &LabArg) -> Result {
-    let (open, assets) = OpenLab::find(global, args.lab.as_deref())?;
+    let (open, assets) = OpenLab::find(global, args.name())?;
     let _lock = open.state.lock("pgprov resume", LOCK)?;
     let libvirt = open.hypervisor(global, "memory that could be saved")?;
     let name = open.lab.name.as_str();

@@ -46,7 +46,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Watch) -> Result {
         return Err(Error::usage("watch needs a terminal to draw on")
             .hint("for programs there is `pgprov status -o json`"));
     }
-    let (open, assets) = OpenLab::find(global, args.lab.lab.as_deref())?;
+    let (open, assets) = OpenLab::find(global, args.lab.name())?;
     let rendered = open.rendered(&assets)?;
     let libvirt = open.hypervisor(global, "hypervisor to watch")?;
     libvirt.observe(&open.lab.name)?;

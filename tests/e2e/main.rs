@@ -10,6 +10,7 @@ mod checkpoint;
 mod command;
 mod connect;
 mod containers;
+mod engine;
 mod failover;
 mod fault;
 mod fresh;
@@ -158,6 +159,8 @@ const THOROUGH: &[Case] = &[
     Case::new("lesson-from-up", lessons::from_up),
     Case::new("reset-after-each-injected-fault", checkpoint::reset_after_each_injected_fault),
     Case::new("another-release-replaces-hosts", fresh::another_release_replaces_hosts),
+    Case::new("booted-main-lab-is-the-same", snapshot::booted_main_lab_is_the_same),
+    Case::new("engine-comes-and-goes", engine::comes_and_goes),
     Case::new("memory-is-changed", restart::memory_is_changed),
     Case::new("two-labs-at-once", neighbours::two_labs_at_once),
     Case::new("damaged-snapshot-is-not-used", snapshot::damaged_snapshot_is_not_used),

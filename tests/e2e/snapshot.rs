@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::suite::{MAIN, PAIR, Suite, UP_LIMIT};
+use crate::suite::{MAIN, PAIR, Spec, Suite, UP_LIMIT};
 
 /// Hosts woke up instead of booting, and each knows that it is not the machine that was saved.
 pub fn hosts_woke_up(suite: &Suite) -> Result<()> {
@@ -23,20 +23,29 @@ pub fn hosts_woke_up(suite: &Suite) -> Result<()> {
 
 /// A lab that is booted is the same lab.
 pub fn booted_lab_is_the_same(suite: &Suite) -> Result<()> {
-    suite.pgprov(["destroy", "pair", "--yes"]).limit(120).ok()?;
-    suite.forget(&PAIR);
-    let file = suite.topology(&PAIR)?;
+    is_the_same_booted(suite, &PAIR)
+}
+
+/// The same with agents, pgload and backups.
+pub fn booted_main_lab_is_the_same(suite: &Suite) -> Result<()> {
+    is_the_same_booted(suite, &MAIN)
+}
+
+fn is_the_same_booted(suite: &Suite, spec: &Spec) -> Result<()> {
+    suite.pgprov(["destroy", "--yes", spec.name]).limit(120).ok()?;
+    suite.forget(spec);
+    let file = suite.topology(spec)?;
     let boot = suite.pgprov(["up", "--boot"]).args([&file]).limit(UP_LIMIT).ok();
-    let lab = suite.made(&PAIR, boot)?;
+    let lab = suite.made(spec, boot)?;
     ensure!(lab.made.stderr.contains("m booting"), "expected hosts to boot:\n{}", lab.made);
     lab.streams("m", "s", "booted")?;
     lab.is_as_its_topology_says()?;
     let view = "nproc; cat /etc/machine-id; lspci 2>/dev/null; ls /sys/bus/pci/devices; ip -br address | awk '{print $1, $2, $3}'; \
                 systemctl is-system-running; systemctl list-units --type=service --state=running --no-legend --plain | cut -d' ' -f1";
     let booted = lab.exec_everywhere(view)?;
-    suite.pgprov(["destroy", "pair", "--yes"]).limit(120).ok()?;
+    suite.pgprov(["destroy", "--yes", spec.name]).limit(120).ok()?;
     let copied = suite.pgprov(["up"]).args([&file]).limit(UP_LIMIT).ok();
-    let lab = suite.made(&PAIR, copied)?;
+    let lab = suite.made(spec, copied)?;
     ensure!(lab.made.stderr.contains("m waking up"), "expected hosts to be copied:\n{}", lab.made);
     let copied = lab.exec_everywhere(view)?;
     ensure!(booted == copied, "expected the same, booted:\n{booted:#?}\ncopied:\n{copied:#?}");

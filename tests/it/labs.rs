@@ -59,6 +59,18 @@ fn the_only_lab_is_meant_when_none_is_named() {
     by_variable.make_lab(SHOP);
     by_variable.make_lab(&SHOP.replace("lab: shop", "lab: wms"));
     assert_eq!(by_variable.run(&["ssh-config"]).to_string(), config.to_string());
+    // By option, as verbs with other arguments have it, too; it wins over the variable.
+    for by_option in [&["ssh-config", "--lab", "shop"][..], &["ssh-config", "-l", "shop"]] {
+        let other = Home::new().env("PGPROV_LAB", "wms");
+        other.make_lab(SHOP);
+        other.make_lab(&SHOP.replace("lab: shop", "lab: wms"));
+        assert_eq!(other.run(by_option).to_string(), config.to_string(), "{by_option:?}");
+        assert_ne!(other.run(&["ssh-config"]).to_string(), config.to_string());
+    }
+    for verb in [&["status"][..], &["graph"], &["ha", "status"], &["destroy", "--yes"]] {
+        let answer = Home::new().run(&[verb, &["--lab", "shop"][..]].concat()).to_string();
+        assert!(answer.contains("there is no lab") && answer.contains("shop"), "{verb:?}: {answer}");
+    }
 }
 
 #[test]

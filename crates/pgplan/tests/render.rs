@@ -168,6 +168,7 @@ fn a_host_that_has_everything_has_nothing_to_do() {
                 (&[unit.to_owned()][..], &["theirs.service".to_owned()][..])
             );
             assert_eq!(plan.losses().collect::<Vec<_>>(), ["stop theirs.service for good"]);
+            assert!(plan.to_string().contains(": theirs.service ends for good\n"));
             assert!(!plan.is_local(&host));
             // Hosts need not wait for each other while a service goes on, and have to where it is restarted.
             for (name, is_local) in [("/10-reload.conf", true), ("/pgagent.service", false)] {

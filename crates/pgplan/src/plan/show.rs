@@ -92,6 +92,9 @@ impl fmt::Display for HostPlan {
                 }
             }
         }
+        for unit in &self.stops {
+            writeln!(f, "- {host}: {unit} ends for good")?;
+        }
         for path in &self.remove {
             writeln!(f, "- {host}: file {path}")?;
         }
