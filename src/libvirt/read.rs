@@ -124,10 +124,12 @@ pub(super) fn host_cpu(xml: &str) -> Result<(String, String), String> {
     Ok((arch.to_owned(), xml[cpu.range()].to_owned()))
 }
 
-/// Names of the `<feature>` elements of a CPU.
+/// Names of the features that a CPU has. libvirt spells a CPU out as the model nearest to it, and lists what it lacks of that
+/// one, too.
 pub(super) fn features(xml: &str) -> Result<Vec<String>, String> {
     let document = parse(xml)?;
-    let features = document.descendants().filter(|node| node.has_tag_name("feature"));
+    let lacks = |node: &Node| matches!(node.attribute("policy"), Some("disable" | "forbid"));
+    let features = document.descendants().filter(|node| node.has_tag_name("feature") && !lacks(node));
     Ok(features.filter_map(|feature| feature.attribute("name")).map(str::to_owned).collect())
 }
 
@@ -158,5 +160,14 @@ mod tests {
         assert!(is_unplugged(domain, "data"));
         assert!(!is_unplugged(domain, "mgmt"));
         assert!(!is_unplugged(&domain.replace("<link state='up'/>", ""), "mgmt"));
+    }
+
+    #[test]
+    fn what_a_cpu_lacks_of_the_model_nearest_to_it_is_not_a_feature() {
+        // Of libvirt 11 on a virtual machine whose own CPU lacks it.
+        let cpu = "<cpu mode='custom' match='exact'><model fallback='allow'>EPYC</model>\
+                   <feature policy='require' name='sse2'/><feature name='avx'/>\
+                   <feature policy='disable' name='svm'/><feature policy='forbid' name='vmx'/></cpu>";
+        assert_eq!(features(cpu).unwrap(), ["sse2", "avx"]);
     }
 }
