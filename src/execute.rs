@@ -59,6 +59,8 @@ pub struct Fleet {
     pub boot_limit: Duration,
     /// How many hosts may boot, or be configured without waiting, at the same time: an emulated host takes a core.
     pub boots: usize,
+    /// Since when hosts that run are asked what they have: those that have not answered yet are not waited for anew.
+    pub asked: OnceLock<Instant>,
 }
 
 /// What steps on the hypervisor need to know.

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     io::ErrorKind,
     net::{SocketAddr, TcpStream},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -25,10 +26,13 @@ use crate::{
     every::every,
     libvirt::Libvirt,
     ssh::{self, Session, Target},
+    ui::Ui,
 };
 
 /// How long the facts of one host may take: the lock of another pgprov included.
 const FACTS: Duration = Duration::from_secs(180);
+/// After what time the user hears that a host is waited for.
+const SLOW: Duration = Duration::from_secs(5);
 /// How long a host that answered through the hypervisor may take to connect.
 const CONNECT: Duration = Duration::from_secs(20);
 
@@ -206,13 +210,32 @@ fn is_there(target: &Target) -> bool {
     }
 }
 
+/// Says that a host does not answer, should that take long.
+fn waited_for<T>(ui: &Ui, host: &str, ask: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        let (answered, wait) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            if wait.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout) {
+                let line = ui.line(host, host.len());
+                line.now("is asked what it has, and does not answer yet");
+                let _ = wait.recv();
+                line.drop_quietly();
+            }
+        });
+        let answer = ask();
+        drop(answered);
+        answer
+    })
+}
+
 /// Asks all hosts at once; each has that long to accept a connection.
 pub fn all(
+    ui: &Ui,
     libvirt: Option<&Libvirt>,
     hosts: &[Asked],
     limit: Duration,
 ) -> BTreeMap<String, anyhow::Result<Answer>> {
-    let answers = every(hosts, |asked| {
+    let ask = |asked: &Asked| {
         let Asked { target, domain, rendered } = asked;
         let port = libvirt.zip(*domain).map(|(libvirt, domain)| (libvirt.clone(), domain.to_owned()));
         let told = port.as_ref().and_then(|(libvirt, domain)| by_port(libvirt, domain, asked));
@@ -238,6 +261,7 @@ pub fn all(
             }
         };
         Ok(Answer { port, ..Answer::new(target, session, facts) })
-    });
+    };
+    let answers = every(hosts, |asked| waited_for(ui, &asked.rendered.host, || ask(asked)));
     hosts.iter().map(|asked| asked.rendered.host.clone()).zip(answers).collect()
 }

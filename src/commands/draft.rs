@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pgplan::{
@@ -146,6 +146,7 @@ impl Draft {
             boot_limit: CONNECT,
             // Each has cores of its own.
             boots: usize::MAX >> 4,
+            asked: OnceLock::new(),
         });
         let place = Place::Machines(machines);
         Ok(Self::bare(fleet, place, state.zip(lock), is_new, text, assets).asked())
@@ -225,6 +226,7 @@ impl Draft {
             targets,
             boot_limit,
             boots: std::thread::available_parallelism().map_or(2, usize::from).max(2),
+            asked: OnceLock::new(),
         });
         let world = Arc::new(World {
             fleet: Arc::clone(&fleet),
@@ -372,7 +374,8 @@ impl Draft {
             })
             .collect();
         // A host that does not answer may still be booting: the plan then has everything for it, and execution waits.
-        let answers = observe::all(vms.map(|vms| &vms.world.libvirt), &asked, CONNECT);
+        self.fleet.asked.get_or_init(Instant::now);
+        let answers = observe::all(&self.fleet.ui, vms.map(|vms| &vms.world.libvirt), &asked, CONNECT);
         self.answers.extend(answers.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))));
         self.make_plan();
     }

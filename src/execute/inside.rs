@@ -21,8 +21,10 @@ use crate::{
     ui::Line,
 };
 
-/// How long a host that runs already may take to answer.
+/// How long a host that runs already may take to answer, from when it was first asked.
 const REACH: Duration = Duration::from_secs(30);
+/// How long it may take at least, when the others took their time meanwhile.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How much of the console is shown when a host does not answer.
 const CONSOLE_BYTES: u64 = 2000;
 
@@ -44,7 +46,12 @@ pub(super) fn boot_and_ask(
         line.now("connecting");
     }
     // One that runs already may still be on its way up after a run that was ended.
-    let limit = if start.is_some() { fleet.boot_limit } else { fleet.boot_limit.min(REACH) };
+    let limit = if start.is_some() {
+        fleet.boot_limit
+    } else {
+        let waited = fleet.asked.get().map(Instant::elapsed).unwrap_or_default();
+        fleet.boot_limit.min(REACH.saturating_sub(waited).max(AGAIN))
+    };
     let connect = || -> anyhow::Result<Answer> {
         let session = Session::connect(target, Instant::now() + limit)?;
         // One that was suspended is behind by as long as it slept.

@@ -54,7 +54,7 @@ fn deleted_rows_are_found() {
 /// With synchronous_commit off, a crash takes back what was acknowledged: the ledger must say so.
 #[test]
 fn acknowledged_commits_that_a_crash_rolls_back_are_found_and_the_run_goes_on() {
-    // Nothing may write the WAL out just before the crash; autovacuum does with each of its commits.
+    // Nothing but this test may write the WAL out; autovacuum does with each of its commits.
     let server = Server::start(&[
         "synchronous_commit = off",
         "wal_writer_delay = 10s",
@@ -68,7 +68,9 @@ fn acknowledged_commits_that_a_crash_rolls_back_are_found_and_the_run_goes_on() 
     options.ledger = Some(dir.path().to_owned());
     let results = thread::scope(|scope| {
         let run = scope.spawn(|| go(&dsn, &workload, &options));
-        thread::sleep(Duration::from_millis(2500));
+        thread::sleep(Duration::from_millis(2000));
+        psql(&dsn, "CHECKPOINT");
+        thread::sleep(Duration::from_millis(1000));
         server.down("immediate");
         thread::sleep(Duration::from_millis(700));
         server.up();
