@@ -3,7 +3,7 @@ LAB ?= topologies/lab.yaml
 CARGO ?= cargo
 PGPROV = target/release/pgprov
 
-.PHONY: bench-ha verify-ha verify-labs up destroy verify test test-fast test-e2e lint bench bench-load setup setup-test build guest image fmt docs
+.PHONY: verify-fresh bench-ha verify-ha verify-labs up destroy verify test test-fast test-e2e lint bench bench-load setup setup-test build guest image fmt docs
 
 up: setup build image ## install what is missing, build, build the image once, bring the lab up
 	$(PGPROV) up $(LAB)
@@ -69,6 +69,12 @@ verify-labs: guest
 	scripts/compose
 	scripts/container-images
 	scripts/sandbox e2e -- scripts/e2e --thorough $(ARGS)
+
+# The README's commands on a Debian 12 and a 13 that have nothing yet. Needs root and systemd-nspawn.
+verify-fresh:
+	scripts/setup --no-start
+	scripts/fresh-machine 12
+	scripts/fresh-machine 13
 
 bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each
 	$(MAKE) verify-ha ARGS=times PGPROV_ROUNDS=$(or $(ROUNDS),20)

@@ -195,9 +195,15 @@ fn hypervisor(global: &Global) -> Vec<Check> {
     checks.push(ok("memory", memory));
     checks.push(match &inventory.pool {
         PoolSeen::Missing => ok("storage pool", "none yet; `up` makes it".to_owned()),
-        PoolSeen::Ours { path, free, .. } => {
+        PoolSeen::Ours { active: true, path, free } => {
             ok("storage pool", format!("{path}, {:.1} GiB free", gib(free.0)))
         }
+        PoolSeen::Ours { active: false, path, .. } => Check {
+            what: "storage pool",
+            verdict: Verdict::Missing,
+            found: format!("{path}, stopped, and does not start"),
+            remedy: Some("see why: virsh pool-start pgprov".to_owned()),
+        },
         PoolSeen::Foreign(owner) => Check {
             what: "storage pool",
             verdict: Verdict::Missing,

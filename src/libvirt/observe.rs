@@ -19,6 +19,7 @@ use virt::{
 use super::{
     Error, Libvirt, QUICK, Raw, Result, SLOW,
     error::{is_missing, optional},
+    pool::start,
     read,
 };
 
@@ -114,8 +115,10 @@ impl Libvirt {
             let Some(pool) = optional(connect.lookup_storage_pool_by_name(POOL_NAME))? else {
                 return Ok(None);
             };
-            let (uuid, xml, active) = (pool.uuid_string()?, pool.xml_desc(0)?, pool.is_active()?);
-            if !active || uuid != POOL_UUID {
+            let (uuid, xml) = (pool.uuid_string()?, pool.xml_desc(0)?);
+            // What is in one that somebody stopped would pass for gone. It is started, by whoever looks.
+            let active = uuid == POOL_UUID && (pool.is_active()? || start(&pool).is_ok());
+            if !active {
                 return Ok(Some((uuid, xml, active, 0, Vec::new())));
             }
             // Files that came and went without libvirt. It refuses while a volume is written: then its list will do.

@@ -176,7 +176,7 @@ fn not_ours(operation: &str) -> Error {
     Error::NotOurs { operation: operation.to_owned(), what: format!("storage pool `{POOL_NAME}`") }
 }
 
-fn start(pool: &StoragePool) -> Raw<()> {
+pub(super) fn start(pool: &StoragePool) -> Raw<()> {
     match pool.create(0) {
         Err(error) if code_is(&error, ErrorNumber::OperationInvalid) && pool.is_active()? => Ok(()),
         result => result,

@@ -137,6 +137,21 @@ fn what_was_made_is_what_is_observed() {
 }
 
 #[test]
+fn a_pool_that_was_stopped_is_started_by_whoever_looks() {
+    let ((libvirt, _folder), lab) = (hypervisor(), lab("lab"));
+    make(&libvirt, &lab);
+    let before = libvirt.observe("lab").unwrap();
+    let stop = |connect: &virt::connect::Connect| {
+        let pool = connect.lookup_storage_pool_by_name("pgprov")?;
+        pool.destroy()
+    };
+    libvirt.call("stop the pool", super::SLOW, stop).unwrap();
+    let after = libvirt.observe("lab").unwrap();
+    assert!(matches!(after.pool, PoolSeen::Ours { active: true, .. }));
+    assert_eq!(before.disks, after.disks);
+}
+
+#[test]
 fn a_lab_is_removed_with_all_that_is_its_own_and_nothing_else() {
     let ((libvirt, _folder), lab, other) = (hypervisor(), lab("lab"), lab("other"));
     make(&libvirt, &lab);

@@ -516,7 +516,7 @@ pub fn shortages(plan: &Plan, wanted: &Wanted, infra: &Infra, image_size: Bytes)
             remedy: "make vm.memory smaller, or suspend another lab",
         });
     }
-    if let PoolSeen::Ours { free, .. } = &infra.pool
+    if let PoolSeen::Ours { active: true, free, .. } = &infra.pool
         && space > *free
     {
         shortages.push(Shortage {
