@@ -10,9 +10,9 @@ use crate::{
     topology::{FailoverEngine, Profile, Rto},
 };
 
-/// Prefix of a command that is to run as user postgres. Not runuser: under emulation its PAM session costs half a second.
+/// Prefix of a simple command that is to run as user postgres. Not runuser: under emulation its PAM session costs half a second.
 pub const AS_POSTGRES: &str =
-    "env HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --";
+    "HOME=/var/lib/postgresql setpriv --reuid=postgres --regid=postgres --init-groups --";
 
 /// Folder of the programs of that major version.
 pub fn bin(version: u32) -> String {

@@ -197,17 +197,54 @@ fn a_host_is_asked_about_plain_files_only() {
     for (file, name) in host.files.iter_mut().zip(["pipe", "file", "link", "folder", "none"]) {
         file.path = format!("{folder}/{name}");
     }
-    let script = facts::script(&host);
-    let sums = script.lines().skip_while(|line| !line.starts_with("plain=")).take(2);
-    let sums = sums.collect::<Vec<_>>().join("\n");
+    let sums = sums_part(&host);
     let expected = format!("{}  {folder}/file", pgplan::digest::hex(b"text\n"));
     check(
         &["timeout", "20", "sh"],
         "sums",
         &format!(
-            "said=$({sums}); [ \"$said\" = \"@sums\n{expected}\" ] || {{ echo \"$said\" >&2; exit 1; }}"
+            "said=$({sums}\n); [ \"$said\" = \"@sums\n{expected}\" ] || {{ echo \"$said\" >&2; exit 1; }}"
         ),
     );
+}
+
+/// The lines of the script of facts that sum files up.
+fn sums_part(host: &RenderedHost) -> String {
+    let script = facts::script(host);
+    let lines = script.lines().skip_while(|line| !line.starts_with("plain()"));
+    lines.take_while(|line| !line.starts_with("echo @installed")).collect::<Vec<_>>().join("\n")
+}
+
+/// A program is read again when the file system says that it may be another one, and only then.
+#[test]
+fn sums_of_programs_are_remembered_for_as_long_as_nothing_touches_them() {
+    let roles = roles();
+    let lab = stock("");
+    let mut host = roles.render(&lab, &masked(&lab)).unwrap().remove(0);
+    let folder = env!("CARGO_TARGET_TMPDIR").to_owned() + "/programs";
+    host.files.truncate(2);
+    for (file, name) in host.files.iter_mut().zip(["program", "gone"]) {
+        file.path = format!("{folder}/{name}");
+        file.content = "x".repeat(1 << 20);
+    }
+    let sums = sums_part(&host).replace("/run/pgprov/sums", &format!("{folder}/sums"));
+    // The sum that is remembered is one that no file has, so that it shows whether the file was read.
+    let script = format!(
+        "rm -rf {folder}; mkdir -p {folder}; cd {folder}; echo one >program
+         sums() {{ {sums}
+         }}
+         sum() {{ sha256sum {folder}/program; }}
+         expect() {{ said=$(sums); [ \"$said\" = \"@sums\n$1\" ] || {{ echo \"$2: $said\" >&2; exit 1; }}; }}
+         expect \"$(sum)\" first
+         read -r now <sums/program; printf '%s\\n%s\\n' \"$now\" 'none  program' >sums/program
+         expect 'none  program' remembered
+         chmod 700 program; expect \"$(sum)\" mode
+         echo two >program; expect \"$(sum)\" content
+         touch -d @1 program; echo six >program; touch -d @1 program; expect \"$(sum)\" time
+         cp program other; mv other program; expect \"$(sum)\" replaced
+         echo >sums/program; expect \"$(sum)\" damaged"
+    );
+    check(&["timeout", "20", "sh"], "sums of programs", &script);
 }
 
 /// A lab of hosts from a stock image.

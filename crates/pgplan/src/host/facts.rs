@@ -8,7 +8,10 @@ use std::{
 use serde::Serialize;
 
 use super::apply::{NEW, PLACING, service_of};
-use crate::{diff, render::RenderedHost};
+use crate::{
+    diff,
+    render::{File, RenderedHost},
+};
 
 /// Where the host keeps the list of files that pgprov installed, one path a line.
 pub const INSTALLED: &str = "/var/lib/pgprov/installed";
@@ -21,6 +24,13 @@ pub const DUE: &str = "/run/pgprov/due";
 
 /// What such a note says of a handler that hosts run in the other order.
 pub const REVERSED: &str = "reversed";
+
+/// Where the host keeps the sums of programs, with what the file system says of the file that was summed up: for as long as that
+/// is the same it need not be read again, which takes an emulated host a twentieth of a second for each. In memory, like [`DUE`].
+const SUMS: &str = "/run/pgprov/sums";
+
+/// From this size on, in bytes, a file counts as a program there.
+const PROGRAM: usize = 256 << 10;
 
 /// A shell function for the checks of tasks: `running UNIT` succeeds while a service has processes. It asks the kernel,
 /// which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
@@ -106,13 +116,29 @@ pub fn script(rendered: &RenderedHost) -> String {
         let _ = writeln!(out, "echo @stats; stat -c '%U %G %a %n' {} 2>/dev/null", paths.join(" "));
     }
     if !files.is_empty() {
+        let (programs, texts): (Vec<_>, Vec<_>) =
+            rendered.files.iter().partition(|file| file.bytes().len() >= PROGRAM);
+        let paths =
+            |files: Vec<&File>| files.iter().map(|file| format!(" {}", file.path)).collect::<String>();
         // Only of plain files: whoever reads a pipe waits for its writer, with the lock.
-        let _ = writeln!(
+        let _ = write!(
             out,
-            "plain=; for path in {}; do [ ! -f $path ] || [ -L $path ] || plain=\"$plain $path\"; done\n\
-             echo @sums; [ -z \"$plain\" ] || sha256sum $plain 2>/dev/null",
-            files.join(" ")
+            "plain() {{ [ -f $1 ] && [ ! -L $1 ]; }}\n\
+             texts=; for path in{}; do ! plain $path || texts=\"$texts $path\"; done\n\
+             echo @sums; [ -z \"$texts\" ] || sha256sum $texts 2>/dev/null\n",
+            paths(texts)
         );
+        if !programs.is_empty() {
+            let _ = write!(
+                out,
+                "[ -d {SUMS} ] || mkdir -p {SUMS}; for path in{}; do plain $path || continue\n\
+                 now=$(stat -c '%d %i %s %y %z' $path) known={SUMS}/${{path##*/}}\n\
+                 {{ read -r then; read -r sum; }} 2>/dev/null <$known && [ \"$then\" = \"$now\" ] ||\n\
+                 {{ sum=$(sha256sum $path) && printf '%s\\n%s\\n' \"$now\" \"$sum\" >$known; }}\n\
+                 echo \"$sum\"; done 2>/dev/null\n",
+                paths(programs)
+            );
+        }
     }
     // What a run left that was interrupted while it installed files is ours too.
     let _ = writeln!(
