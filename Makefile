@@ -24,7 +24,7 @@ build: guest
 	$(CARGO) build --release --locked --bin pgprov
 
 # Programs for the hosts: static, so that they run in any guest. pgprov looks for them in target/guest, beside itself.
-GUEST = pgagent pgload
+GUEST = pgagent pghost pgload
 GUEST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 guest:
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile guest --target $(GUEST_TARGET) $(addprefix -p ,$(GUEST))
@@ -82,6 +82,7 @@ bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each
 bench: build image ## labs against bare VMs, ansible and Vagrant; ARGS: render, up, ansible, vagrant
 	scripts/setup --no-start --vagrant --ansible
 	scripts/stock-image
+	scripts/plain-image
 	$(CARGO) bench --locked --no-run --bench labs
 	scripts/sandbox bench -- scripts/bench $(ARGS)
 

@@ -81,8 +81,12 @@ for bin in "$root"/usr/lib/postgresql/*/bin; do
   find "$root/usr/lib/pgprov/postgres/$version/pg_wal" -type f -delete
   # On the PATH of Debian are wrappers in Perl, which cost an emulated machine a second for each psql. They also say where
   # service files are.
-  echo "SetEnv PATH=/usr/lib/postgresql/$version/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
-    PGSYSCONFDIR=/etc/postgresql-common >>"$root/etc/ssh/sshd_config.d/lab.conf"
+  path=/usr/lib/postgresql/$version/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  echo "SetEnv PATH=$path PGSYSCONFDIR=/etc/postgresql-common" >>"$root/etc/ssh/sshd_config.d/lab.conf"
+  # The same for scripts that come over the hypervisor's port.
+  echo "Environment=PATH=$path PGSYSCONFDIR=/etc/postgresql-common" >"$root/tmp/environment"
+  sed -i "/^Environment=HOME/r $root/tmp/environment" "$root/etc/systemd/system/lab-identity.service"
+  rm "$root/tmp/environment"
 done
 
 # --- initrd: built with the tools of the tree, so that the machine that builds needs none ---------------------------

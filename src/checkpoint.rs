@@ -18,7 +18,7 @@ use std::{
     fs,
     path::PathBuf,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -40,10 +40,11 @@ use crate::{
     every::every,
     execute::{self, MadeFrom, World},
     fault,
-    libvirt::{self, Libvirt},
+    libvirt::{self, Errand, Libvirt},
     observe,
     ssh::Session,
     state::LabState,
+    ui::Line,
 };
 
 /// The checkpoint that `up` makes.
@@ -332,8 +333,7 @@ pub fn save(
     write_memory(world, &hosts, name, &layers)?;
     let in_line = in_line.then(|| world.digest_of_hosts()).transpose()?;
     finish_save(world, state, name, text, &layers, in_line)?;
-    line.now("going on");
-    go_back(world, state, &store.find(name)?.context("the checkpoint was not written")?)?;
+    go_back(world, state, &store.find(name)?.context("the checkpoint was not written")?, &line)?;
     line.done(&format!("checkpoint {name} is made"));
     Ok(())
 }
@@ -418,22 +418,18 @@ pub fn reset(world: &World, infra: &Infra, state: &LabState, checkpoint: &Checkp
     Store::new(state).begin(&Pending::Reset { name: checkpoint.name.clone() })?;
     let line = world.fleet.ui.line("lab", world.fleet.width());
     line.now(&format!("going back to checkpoint {}", checkpoint.name));
-    let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
-    each(&hosts, |host| {
-        let exists = infra.domains.contains_key(&host.name);
-        if exists { world.libvirt.stop_host(lab, &host.name).map_err(Into::into) } else { Ok(()) }
-    })?;
     for host in infra.domains.keys().filter(|host| world.fleet.lab.host(host).is_none()) {
         world.libvirt.remove_host(lab, host)?;
     }
-    go_back(world, state, checkpoint)?;
+    go_back(world, state, checkpoint, &line)?;
     line.done(&format!("the lab is as it was at checkpoint {}", checkpoint.name));
     Ok(())
 }
 
-/// Restores hosts that are off.
-fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+/// Restores hosts; those that run are switched off.
+fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint, line: &Line) -> anyhow::Result<()> {
     let libvirt = &world.libvirt;
+    line.now("restoring memory and disks");
     let infra = libvirt.observe(&world.fleet.lab.name)?;
     let mut networks = Plan::default();
     plan::networks(&world.fleet.lab, &infra, &mut networks);
@@ -450,15 +446,17 @@ fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint) -> anyhow::
     state.write(&state.topology(), checkpoint.topology.as_bytes())?;
     // Memory, disks and definitions are those of a lab without faults; see save().
     fault::Store::new(state).forget()?;
+    line.now("setting clocks");
     // All have the same time again before the first is told that it jumped.
     each(&hosts, |host| set_clock(world, host, None))?;
+    line.now("waiting until services and replication are as they should be");
     each(&hosts, |host| verify(world, host))?;
     let store = Store::new(state);
     store.end()?;
     store.sweep(libvirt, true)
 }
 
-/// Restores one host, which is off or not defined, over a new layer; it does not run yet.
+/// Restores one host over a new layer, whether it runs, is off or is not defined; it does not run after that.
 fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -> anyhow::Result<()> {
     let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
     let saved = checkpoint.hosts.get(&host.name).context("it is not in the checkpoint")?;
@@ -467,6 +465,9 @@ fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -
     let (volume, below) =
         (disk_name(&lab.name, &host.name, layer), disk_name(&lab.name, &host.name, saved.layer));
     let disk = overlay_volume(&volume, lab.vm.disk, &path(&below), DiskFormat::Qcow2);
+    if infra.domains.contains_key(&host.name) {
+        libvirt.stop_host(&lab.name, &host.name)?;
+    }
     libvirt.create_disk(&lab.name, &host.name, layer, &disk)?;
     libvirt.define_host(&lab.name, &host.name, &definition(world, host, saved, layer).xml)?;
     let memory = memory_name(&lab.name, &host.name, saved.layer, &checkpoint.name);
@@ -526,8 +527,8 @@ fn set_clock(world: &World, host: &Host, session: Option<&Session>) -> anyhow::R
         return execute::set_clock(session);
     }
     if let Some(domain) = world.listening(&host.name) {
-        let command = execute::set_clock_command(SystemTime::now())?;
-        if world.libvirt.run_script(domain, command, PORT).is_ok() {
+        let errand = Errand { set_clock: true, ..Errand::default() };
+        if matches!(world.libvirt.run_errand(domain, errand, PORT, PORT, &mut |_| {}), Ok(0)) {
             return Ok(());
         }
     }

@@ -28,14 +28,10 @@ use pgplan::{
 };
 use tokio::sync::{Semaphore, watch};
 
+pub use self::{inside::set_clock, off::shut_down, turns::turns};
 use self::{
-    inside::{after_a_jump, boot_and_ask, configure, install},
+    inside::{after_a_jump, boot_and_ask, configure, install, wait_for_addresses},
     order::{Need, boot_order, order},
-};
-pub use self::{
-    inside::{set_clock, set_clock_command},
-    off::shut_down,
-    turns::turns,
 };
 use crate::{
     libvirt::Libvirt,
@@ -502,9 +498,10 @@ impl Pipeline {
         };
         // A host that others wait for keeps its core until it is done, unless it needs them meanwhile; one that waits itself
         // gives it to the next, after it did what needs no other host. One that was there before keeps its files until its
-        // turn: what it waits for may fail.
+        // turn: what it waits for may fail. One that is reached through the hypervisor may not be on its networks yet.
         let mut installed = 0;
-        if !self.waits.is_empty() && self.fresh {
+        let is_early = answer.port().is_some() || !self.waits.is_empty();
+        if self.fresh && is_early {
             let (fleet, line, rendered) = (Arc::clone(&self.fleet), self.line.clone(), self.rendered);
             let install = move || install(&fleet, rendered, &answer, &line).map(|count| (answer, count));
             (answer, installed) = tokio::task::spawn_blocking(install).await??;
@@ -516,7 +513,7 @@ impl Pipeline {
             self.line.now("waiting for its turn");
         }
         // Logging in takes an emulated host a second, which it has while others are at work.
-        let login = tokio::task::spawn_blocking(move || answer.session().map(drop).map(|()| answer));
+        let login = tokio::task::spawn_blocking(move || answer.reach().map(|()| answer));
         for (name, need, receiver) in &mut self.waits {
             let end = receiver.wait_for(Option::is_some).await.map(|end| *end);
             match end {
@@ -528,7 +525,11 @@ impl Pipeline {
         let begun = Instant::now();
         let answer = login.await??;
         let (fleet, line, rendered, told) = (self.fleet, self.line, self.rendered, self.told);
+        let fresh = self.fresh;
         let (answer, changes) = tokio::task::spawn_blocking(move || {
+            if fresh {
+                wait_for_addresses(&answer, &line)?;
+            }
             // Not before the hosts that it waits for have the right time, too.
             if told {
                 after_a_jump(&fleet, rendered, &answer)?;

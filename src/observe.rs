@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pgplan::{
     host::{
@@ -24,7 +24,7 @@ use pgplan::{
 
 use crate::{
     every::every,
-    libvirt::Libvirt,
+    libvirt::{Errand, Libvirt, Undone},
     ssh::{self, Session, Target},
     ui::Ui,
 };
@@ -40,6 +40,10 @@ const CONNECT: Duration = Duration::from_secs(20);
 const PORT: Duration = Duration::from_secs(10);
 /// How long the management network may take to show that a host is on it.
 const PROBE: Duration = Duration::from_secs(2);
+/// How often a host is asked whether it can be logged in to.
+const POLL: Duration = Duration::from_millis(300);
+/// Writes the public host key, on one line.
+const KEY: &str = "key=; read -r key </etc/ssh/ssh_host_ed25519_key.pub; echo \"$key\"\n";
 /// The port has one way back, on which errors would lie between answers.
 const QUIET: &str = "exec 2>/dev/null\n";
 /// A port where nothing listens: whoever refuses it is there, and no login is spent on knowing that.
@@ -55,17 +59,33 @@ pub struct Answer {
     port: Option<(Libvirt, String)>,
 }
 
+/// What came of a change.
+pub struct Changed {
+    /// Whether all of it was done.
+    pub finished: bool,
+    /// What was said besides, if that is known apart.
+    pub errors: String,
+    /// What the script that came after it wrote; perhaps after what the change itself wrote.
+    pub said: Vec<u8>,
+}
+
 impl Answer {
     /// One that was asked over this connection.
     pub fn new(target: &Target, session: Session, facts: Facts) -> Self {
         Self { facts, target: target.clone(), session: OnceCell::from(session), port: None }
     }
 
+    /// One that was asked through the hypervisor.
+    pub fn by_port(target: &Target, libvirt: &Libvirt, domain: &str, facts: Facts) -> Self {
+        let port = Some((libvirt.clone(), domain.to_owned()));
+        Self { facts, target: target.clone(), session: OnceCell::new(), port }
+    }
+
     /// The connection for what comes next. One that was asked through the hypervisor has none yet.
     ///
     /// # Errors
     /// The host cannot be connected to.
-    pub fn session(&self) -> anyhow::Result<&Session> {
+    fn session(&self) -> anyhow::Result<&Session> {
         if self.session.get().is_none() {
             let session = Session::connect(&self.target, Instant::now() + CONNECT)?;
             return Ok(self.session.get_or_init(|| session));
@@ -73,18 +93,100 @@ impl Answer {
         self.session.get().context("there is no connection")
     }
 
-    /// What a script that changes nothing writes there: over the connection if there is one, else the way the host answered.
+    /// Where it can be logged in to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Waits until it can be logged in to, where nobody did so far: one that was told what to do by the hypervisor may not be on
+    /// the network yet, or its SSH server may still be starting.
+    ///
+    /// # Errors
+    /// That does not come to pass.
+    pub fn wait_for_login(&self) -> anyhow::Result<()> {
+        let Some((libvirt, domain)) = self.port() else { return Ok(()) };
+        let deadline = Instant::now() + CONNECT;
+        while Instant::now() < deadline {
+            if read_by_port(libvirt, domain, &self.target, "true\n", PORT).is_some() {
+                return Ok(());
+            }
+            thread::sleep(POLL);
+        }
+        // It says what is wrong.
+        self.session().map(drop)
+    }
+
+    /// The port, unless there is a connection, which is the better known way then.
+    pub fn port(&self) -> Option<(&Libvirt, &str)> {
+        let port = self.port.as_ref().filter(|_| self.session.get().is_none());
+        port.map(|(libvirt, domain)| (libvirt, domain.as_str()))
+    }
+
+    /// Makes the connection, where the hypervisor is not the way: a host has time for a login while others are at work.
+    ///
+    /// # Errors
+    /// The host cannot be connected to.
+    pub fn reach(&self) -> anyhow::Result<()> {
+        if self.port().is_none() {
+            self.session()?;
+        }
+        Ok(())
+    }
+
+    /// What a script writes there that may be run twice: over the connection if there is one, else the way the host answered.
     ///
     /// # Errors
     /// The host cannot be connected to, or does not answer.
     pub fn read(&self, script: &str, limit: Duration) -> anyhow::Result<Vec<u8>> {
-        let port = self.port.as_ref().filter(|_| self.session.get().is_none());
-        if let Some((libvirt, domain)) = port
-            && let Ok(output) = libvirt.run_script(domain, format!("{QUIET}{script}"), PORT)
+        if let Some((libvirt, domain)) = self.port()
+            && let Ok(output) = libvirt.run_script(domain, format!("{QUIET}{script}"), limit)
         {
             return Ok(output);
         }
         Ok(self.session()?.run("sh -s", script.as_bytes(), &mut |_| {}, limit)?.stdout)
+    }
+
+    /// Runs a command that changes the host, with its input, and when that succeeded the script `after`, in one exchange where
+    /// the hypervisor is the way. `on_line` gets each line as it is written.
+    ///
+    /// # Errors
+    /// The host cannot be connected to, does not answer, or takes longer than `limit`.
+    pub fn change(
+        &self,
+        command: &str,
+        input: &[u8],
+        after: &str,
+        on_line: &mut dyn FnMut(&str),
+        limit: Duration,
+    ) -> anyhow::Result<Changed> {
+        if let Some((libvirt, domain)) = self.port() {
+            let script = format!("{command} || exit $?\n{QUIET}{after}");
+            let errand = Errand { script, input: input.to_vec(), ..Errand::default() };
+            let (mut said, mut shown) = (Vec::new(), 0);
+            let ended = libvirt.run_errand(domain, errand, PORT, limit, &mut |output| {
+                said.extend_from_slice(output);
+                while let Some(end) = said[shown..].iter().position(|byte| *byte == b'\n') {
+                    on_line(&String::from_utf8_lossy(&said[shown..shown + end]));
+                    shown += end + 1;
+                }
+            });
+            match ended {
+                Ok(status) => {
+                    let errors = String::from_utf8_lossy(if status == 0 { &[] } else { &said }).into_owned();
+                    return Ok(Changed { finished: status == 0, errors, said });
+                }
+                Err(Undone { begun: true, error }) => return Err(error.into()),
+                // Nothing of it was done: it goes the other way.
+                Err(Undone { begun: false, .. }) => {}
+            }
+        }
+        let output = self.session()?.run(command, input, on_line, limit)?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = match output.success() && !after.is_empty() {
+            true => run(self.session()?, after)?,
+            false => Vec::new(),
+        };
+        Ok(Changed { finished: output.success(), errors, said })
     }
 }
 
@@ -153,25 +255,70 @@ fn with_details(
     Ok(facts)
 }
 
-/// What a host said through the hypervisor.
-struct Told {
-    facts: Facts,
-    /// Nothing is to be done, and a login would succeed: the host key is the pinned one, sshd runs, and the host is on the
-    /// management network.
-    fine: bool,
+/// The script that asks a host for its facts, and whether a login would succeed.
+pub fn script(rendered: &RenderedHost) -> String {
+    format!("echo @login\n{}{}", login_script(), facts::script(rendered))
 }
 
-/// Asks a host through the hypervisor, which costs it a fraction of a login over SSH.
-fn by_port(libvirt: &Libvirt, domain: &str, asked: &Asked) -> Option<Told> {
+/// What a host said of itself, and whether it can be logged in to: its host key is the pinned one, sshd runs, and it is on the
+/// management network.
+///
+/// # Errors
+/// It did not say all of it.
+pub fn told(output: &[u8], rendered: &RenderedHost, target: &Target) -> anyhow::Result<(Facts, bool)> {
+    let output = String::from_utf8_lossy(output);
+    let facts = facts::parse(&output).map_err(|error| anyhow::anyhow!("{}: {error}", rendered.host))?;
+    let key = output.lines().skip_while(|line| *line != "@login").nth(1).unwrap_or_default();
+    Ok((facts, can_log_in(key, target) && is_there(target)))
+}
+
+/// Asks a host through the hypervisor, which costs it a fraction of a login over SSH. That is enough where a login would succeed:
+/// else whoever logs in learns what is wrong.
+fn by_port(libvirt: &Libvirt, domain: &str, asked: &Asked) -> Option<Facts> {
     let Asked { target, rendered, .. } = asked;
-    let script = format!("{}{}", login_script(), facts::script(rendered));
-    let output = libvirt.run_script(domain, script, PORT).ok()?;
-    let output = String::from_utf8_lossy(&output);
-    let (login, said) = output.split_once('\n')?;
-    let facts = facts::parse(said).ok()?;
-    let plan = HostPlan::new(rendered, Some(&facts));
-    let done = plan.is_empty() && plan.unknown(rendered) == Details::default();
-    Some(Told { fine: done && can_log_in(login, target) && is_there(target), facts })
+    let output = libvirt.run_script(domain, format!("{QUIET}{}", script(rendered)), PORT).ok()?;
+    let (facts, can_log_in) = told(&output, rendered, target).ok()?;
+    can_log_in.then_some(facts)
+}
+
+/// Waits until a host that was just started says through the hypervisor who it is, which it can before it is on any network, and
+/// gives it the time. A key of a host that nobody knows yet is pinned. One that `is_bare` has nothing of ours: it is not asked
+/// for what it has.
+///
+/// # Errors
+/// It does not answer within `limit`, has another key, or does not want to be touched.
+pub fn started(
+    libvirt: &Libvirt,
+    domain: &str,
+    rendered: &RenderedHost,
+    target: &Target,
+    is_bare: bool,
+    limit: Duration,
+) -> anyhow::Result<Answer> {
+    let ask = if is_bare { String::new() } else { facts::script(rendered) };
+    let errand = Errand { script: format!("{QUIET}{KEY}{ask}"), set_clock: true, ..Errand::default() };
+    let mut said = Vec::new();
+    let ended = libvirt
+        .run_errand(domain, errand, limit, FACTS, &mut |output| said.extend_from_slice(output))
+        .map_err(|undone| undone.error)?;
+    ensure!(ended == 0, "it cannot say what it has");
+    let said = String::from_utf8_lossy(&said);
+    let (key, said) = said.split_once('\n').context("it does not say who it is")?;
+    let key = key.split(' ').nth(1).context("it has no host key")?;
+    if !ssh::is_pinned(&target.known_hosts, &target.name)? {
+        ssh::pin(&target.known_hosts, &target.name, &STANDARD.decode(key)?)?;
+    }
+    ensure!(ssh::is_key(&target.known_hosts, &target.name, key), "its host key is not the pinned one");
+    let mut facts = Facts::default();
+    if !is_bare {
+        let ask = |script| Ok(libvirt.run_script(domain, format!("{QUIET}{script}"), PORT)?);
+        let parsed = facts::parse(said).map_err(|error| anyhow::anyhow!("{}: {error}", rendered.host))?;
+        facts = with_details(rendered, parsed, ask)?;
+        // Nobody was asked about what it would lose.
+        facts.changes.clear();
+        ensure!(facts.refusals.is_empty(), "it is not touched: {}", facts.refusals.join("; "));
+    }
+    Ok(Answer::by_port(target, libvirt, domain, facts))
 }
 
 /// What a script that changes nothing writes on a host that is asked through the hypervisor. None where nobody listens, and
@@ -193,9 +340,7 @@ pub fn read_by_port(
 
 /// Writes one line: the host key, when sshd runs.
 fn login_script() -> String {
-    format!(
-        "{RUNNING}key=; ! running ssh.service || read -r key </etc/ssh/ssh_host_ed25519_key.pub; echo \"$key\"\n"
-    )
+    format!("{RUNNING}if running ssh.service; then\n{KEY}else echo; fi\n")
 }
 
 fn can_log_in(key: &str, target: &Target) -> bool {
@@ -237,30 +382,17 @@ pub fn all(
 ) -> BTreeMap<String, anyhow::Result<Answer>> {
     let ask = |asked: &Asked| {
         let Asked { target, domain, rendered } = asked;
-        let port = libvirt.zip(*domain).map(|(libvirt, domain)| (libvirt.clone(), domain.to_owned()));
-        let told = port.as_ref().and_then(|(libvirt, domain)| by_port(libvirt, domain, asked));
-        if let Some(Told { facts, fine: true }) = told {
-            return Ok(Answer { facts, target: target.clone(), session: OnceCell::new(), port });
-        }
-        let connect = || Session::connect(target, Instant::now() + limit).map_err(anyhow::Error::from);
-        let (session, facts) = match (told, &port) {
-            // It tells more while it is logged in to.
-            (Some(Told { facts, .. }), Some((libvirt, domain))) => thread::scope(|scope| {
-                let login = scope.spawn(connect);
-                let ask = |script| Ok(libvirt.run_script(domain, script, PORT)?);
-                let more = with_details(rendered, facts.clone(), ask);
-                let session = login.join().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread panicked")))?;
-                let facts =
-                    more.or_else(|_| with_details(rendered, facts, |script| run(&session, &script)))?;
-                anyhow::Ok((session, facts))
-            })?,
-            _ => {
-                let session = connect()?;
-                let facts = facts_and_details(&session, rendered)?;
-                (session, facts)
+        if let Some((libvirt, domain)) = libvirt.zip(*domain)
+            && let Some(facts) = by_port(libvirt, domain, asked)
+        {
+            let ask = |script| Ok(libvirt.run_script(domain, format!("{QUIET}{script}"), PORT)?);
+            if let Ok(facts) = with_details(rendered, facts, ask) {
+                return Ok(Answer::by_port(target, libvirt, domain, facts));
             }
-        };
-        Ok(Answer { port, ..Answer::new(target, session, facts) })
+        }
+        let session = Session::connect(target, Instant::now() + limit)?;
+        let facts = facts_and_details(&session, rendered)?;
+        Ok(Answer::new(target, session, facts))
     };
     let answers = every(hosts, |asked| waited_for(ui, &asked.rendered.host, || ask(asked)));
     hosts.iter().map(|asked| asked.rendered.host.clone()).zip(answers).collect()

@@ -3,7 +3,7 @@
 //! Booting is the slowest thing that happens to a host, and every host of an image boots in the same way. So one machine
 //! is booted, without a name and without cables, until it is idle, and saved with its memory. A host is that memory over
 //! a disk of its own, in a domain of its own. It wakes up waiting to be told who it is (see
-//! `images/files/usr/lib/pgprov/identity`), learns it before its cables are plugged in, and has in common with the others
+//! `crates/pghost/src/identity.rs`), learns it before its cables are plugged in, and has in common with the others
 //! what any two machines have that boot the same kernel.
 //!
 //! A snapshot is an accelerator and nothing depends on it: whatever goes wrong, the host is booted.
@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use pghost::wire;
 use pgplan::{
     lab::{Host, Lab},
     machine::{BootImage, SnapshotPart, Template, overlay_volume},
@@ -190,7 +191,7 @@ impl Identity {
     /// What the guest is told; the clock as late as possible.
     fn message(&self, now: SystemTime) -> anyhow::Result<String> {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
-        Ok(format!("{}clock {}.{:03}\nend\n", self.lines, now.as_secs(), now.subsec_millis()))
+        Ok(format!("{}clock {}\nend\n", self.lines, wire::seconds(now)))
     }
 }
 
@@ -248,7 +249,7 @@ mod tests {
             "interface eth0 52:54:00:bb:bb:bb",
             "interface eth1 52:54:00:aa:aa:aa",
             "authorized-key ssh-ed25519 AAAA lab",
-            "clock 1.500",
+            "clock 1.500000000",
         ] {
             assert!(message.lines().any(|l| l == line), "{line} in {message}");
         }

@@ -16,6 +16,7 @@ use super::context::Assets;
 use crate::{
     cli::{self, Global, ImageBox, ImageBuild, ImagePrune, ImageRemove},
     error::{Error, Result},
+    files,
     image::{self, Artifact, Cache, Progress, Recipe, Source, VagrantBox},
     libvirt::Libvirt,
     ui::{self, Line, Ui},
@@ -155,9 +156,10 @@ fn in_cache(ui: &Ui, assets: &Assets, wanted: &topology::Image) -> Result<Artifa
     let found = match wanted {
         topology::Image::Built { release, mirror } => {
             let recipe = recipe(assets, *release);
+            let guest = files::guest_program(image::GUEST);
             match cache.find(&recipe) {
                 Some(artifact) => Ok((artifact, false)),
-                None => image::build(&cache, &recipe, mirror.as_deref(), &progress)
+                None => image::build(&cache, &recipe, mirror.as_deref(), guest.as_deref(), &progress)
                     .map(|artifact| (artifact, true)),
             }
         }

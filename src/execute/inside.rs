@@ -1,8 +1,8 @@
 //! What is done inside a host, over one connection: facts, files, tasks.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pgplan::{
     host::{
@@ -25,6 +25,22 @@ use crate::{
 const REACH: Duration = Duration::from_secs(30);
 /// How long it may take at least, when the others took their time meanwhile.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long networks may take to give addresses.
+const NETWORK: Duration = Duration::from_secs(60);
+/// Waits for a route on both interfaces, without a process as long as there is nothing to wait for.
+const ADDRESSES: &str = r#"try=0
+while [ $try -lt 300 ]; do
+  try=$((try + 1)) eth0=' eth0' eth1=' eth1'
+  while read -r interface _; do
+    case $interface in eth0) eth0= ;; eth1) eth1= ;; esac
+  done </proc/net/route
+  [ -n "$eth0$eth1" ] || { echo there; exit; }
+  sleep 0.2
+done
+echo "$eth0$eth1"
+"#;
+/// How long it may take until all that a jump of the clock broke off has begun anew.
+const JUMP: Duration = Duration::from_secs(180);
 /// How much of the console is shown when a host does not answer.
 const CONSOLE_BYTES: u64 = 2000;
 
@@ -52,14 +68,25 @@ pub(super) fn boot_and_ask(
         let waited = fleet.asked.get().map(Instant::elapsed).unwrap_or_default();
         fleet.boot_limit.min(REACH.saturating_sub(waited).max(AGAIN))
     };
+    let deadline = Instant::now() + limit;
+    let is_bare = fresh && rendered.packages.is_empty();
+    if let (Some(_), Some(world)) = (start, world)
+        && let Some(domain) = world.listening(&rendered.host)
+    {
+        match observe::started(&world.libvirt, domain, rendered, target, is_bare, limit) {
+            Ok(answer) => return Ok(answer),
+            // Whoever logs in learns more of it.
+            Err(_) => line.now("connecting"),
+        }
+    }
     let connect = || -> anyhow::Result<Answer> {
-        let session = Session::connect(target, Instant::now() + limit)?;
+        let session = Session::connect(target, deadline.max(Instant::now() + AGAIN))?;
         // One that was suspended is behind by as long as it slept.
         if start.is_some() && !fresh {
             set_clock(&session)?;
         }
         // A host whose disk was made a moment ago has nothing of ours: no need to ask, while it is busy booting.
-        let facts = if fresh && rendered.packages.is_empty() {
+        let facts = if is_bare {
             Facts::default()
         } else {
             line.now("asking for facts");
@@ -93,7 +120,7 @@ pub(super) fn boot_and_ask(
 pub(super) fn after_a_jump(fleet: &Fleet, rendered: usize, answer: &Answer) -> anyhow::Result<()> {
     match fleet.hosts[rendered].after_a_jump() {
         script if script.is_empty() => Ok(()),
-        script => observe::run(answer.session()?, &script).map(drop),
+        script => answer.read(&script, JUMP).map(drop),
     }
 }
 
@@ -106,8 +133,21 @@ pub(super) fn install(fleet: &Fleet, rendered: usize, answer: &Answer, line: &Li
         return Ok(0);
     }
     let only_files = RenderedHost { tasks: Vec::new(), handlers: Vec::new(), ..rendered.clone() };
-    apply_plan(answer.session()?, &only_files, &static_part, line)?;
+    apply_plan(answer, &only_files, &static_part, "", line)?;
     Ok(static_part.len())
+}
+
+/// Waits until a host has its addresses: one that was told what to do by the hypervisor is at work before it is on its networks,
+/// and what comes next may need them.
+pub(super) fn wait_for_addresses(answer: &Answer, line: &Line) -> anyhow::Result<()> {
+    if answer.port().is_none() {
+        return Ok(());
+    }
+    line.now("waiting for its addresses");
+    let said = answer.read(ADDRESSES, NETWORK + AGAIN)?;
+    let said = String::from_utf8_lossy(&said);
+    ensure!(said.trim() == "there", "after {} s it has no address on {}", NETWORK.as_secs(), said.trim());
+    Ok(())
 }
 
 /// Applies what is to change, and asks again: a host is done when it has nothing left to do.
@@ -125,64 +165,102 @@ pub(super) fn configure(
     } else if plan.is_empty() {
         return Ok((answer, 0));
     }
-    apply_plan(answer.session()?, rendered, &plan, line)?;
-    line.now("checking");
-    let facts = observe::facts(answer.session()?, rendered)?;
-    let left = HostPlan::new(rendered, Some(&facts));
-    if left.is_empty() {
+    let mut changes = 0;
+    // Where only files changed, tasks were not looked at, and may have found something to do in them.
+    for _ in 0..if plan.is_local(rendered) { 2 } else { 1 } {
+        changes += plan.len();
+        let said = apply_plan(&answer, rendered, &plan, &after(rendered, &plan), line)?;
+        let (facts, can_log_in) = observe::told(&said, rendered, answer.target())?;
         answer.facts = facts;
-        Ok((answer, plan.len()))
-    } else {
-        bail!("{} did everything and still is not as it should be:\n{left}", rendered.host)
+        plan = HostPlan::new(rendered, Some(&answer.facts));
+        if plan.is_empty() {
+            if !can_log_in {
+                line.now("waiting until it can be logged in to");
+                answer.wait_for_login()?;
+            }
+            return Ok((answer, changes));
+        }
     }
+    bail!("{} did everything and still is not as it should be:\n{plan}", rendered.host)
+}
+
+/// What is asked after a change. Tasks to which files give nothing to do are as they were, where only files changed.
+fn after(rendered: &RenderedHost, plan: &HostPlan) -> String {
+    let mut asked = rendered.clone();
+    if plan.is_local(rendered) {
+        asked
+            .tasks
+            .iter_mut()
+            .filter(|task| task.independent)
+            .for_each(|task| "true".clone_into(&mut task.unless));
+    }
+    observe::script(&asked)
 }
 
 fn apply_plan(
-    session: &Session,
+    answer: &Answer,
     rendered: &RenderedHost,
     plan: &HostPlan,
+    after: &str,
     line: &Line,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<u8>> {
     line.now(&format!("applying {} changes", plan.len()));
     let seconds = plan.tasks.iter().map(|task| u64::from(rendered.tasks[task.index].seconds)).sum();
-    run_bundle(session, rendered, &apply::bundle(rendered, plan), seconds, line)
+    run_bundle(answer, rendered, &apply::bundle(rendered, plan), after, seconds, line)
 }
 
-/// Runs a bundle on a host: its tasks and handlers may take that many seconds.
+/// Runs a bundle on a host, and then the script `after`, whose output is returned: tasks and handlers may take that many seconds.
 pub(super) fn run_bundle(
-    session: &Session,
+    answer: &Answer,
     rendered: &RenderedHost,
     bundle: &Bundle,
+    after: &str,
     seconds: u64,
     line: &Line,
-) -> anyhow::Result<()> {
-    let mut failed: Option<Event> = None;
-    let mut finished = false;
+) -> anyhow::Result<Vec<u8>> {
+    let mut outcome = Outcome::default();
     let mut on_line = |text: &str| {
-        let Ok(event) = serde_json::from_str::<Event>(text) else { return };
-        match (event.event.as_str(), event.kind.as_str()) {
-            ("failed", _) => failed = Some(event),
-            ("done", "all") => finished = true,
-            ("start", _) => line.now(&describe(rendered, &event)),
-            _ => {}
+        if let Some(event) = outcome.hear(text).filter(|event| event.event == "start") {
+            line.now(&describe(rendered, &event));
         }
     };
     // Packages, and what handlers take.
     let limit = Duration::from_secs(seconds + 1800);
-    let output = session.run(&Bundle::command(), &tar(bundle)?, &mut on_line, limit)?;
-    if let Some(event) = failed {
-        let log = STANDARD.decode(&event.output).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log).trim().to_owned();
-        bail!("could not {}:\n{}", describe(rendered, &event), indent(&log));
+    let changed = answer.change(&Bundle::command(), &tar(bundle)?, after, &mut on_line, limit)?;
+    outcome.finished &= changed.finished;
+    outcome.judge(rendered, &changed.errors)?;
+    Ok(changed.said)
+}
+
+/// What became of a script that changes a host.
+#[derive(Default)]
+struct Outcome {
+    failed: Option<Event>,
+    finished: bool,
+}
+
+impl Outcome {
+    /// Takes a line of what the script prints, and returns an event that is no outcome.
+    fn hear(&mut self, line: &str) -> Option<Event> {
+        let event = serde_json::from_str::<Event>(line).ok()?;
+        match (event.event.as_str(), event.kind.as_str()) {
+            ("failed", _) => self.failed = Some(event),
+            ("done", "all") => self.finished = true,
+            _ => return Some(event),
+        }
+        None
     }
-    if !finished || !output.success() {
-        bail!(
-            "the script on {} ended early: {}",
-            rendered.host,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+
+    /// Fails where it did; `errors` is what it wrote besides.
+    fn judge(self, rendered: &RenderedHost, errors: &str) -> anyhow::Result<()> {
+        if let Some(event) = self.failed {
+            let log = STANDARD.decode(&event.output).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log).trim().to_owned();
+            bail!("could not {}:\n{}", describe(rendered, &event), indent(&log));
+        }
+        ensure!(self.finished, "the script on {} ended early: {}", rendered.host, errors.trim());
+        Ok(())
     }
-    Ok(())
 }
 
 /// What an event is about, as an imperative phrase.
@@ -227,21 +305,13 @@ fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// The shell command that sets a host's clock to `now`.
-///
-/// # Errors
-/// It is before 1970.
-pub fn set_clock_command(now: SystemTime) -> anyhow::Result<String> {
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
-    Ok(format!("date -u -s @{}.{:03} >/dev/null", now.as_secs(), now.subsec_millis()))
-}
-
 /// Sets the clock of a host to that of this machine: after a pause it is behind by as long as the pause was.
 ///
 /// # Errors
 /// The host does not answer or refuses.
 pub fn set_clock(session: &Session) -> anyhow::Result<()> {
-    let command = set_clock_command(SystemTime::now())?;
+    let now = clock::since_1970();
+    let command = format!("date -u -s @{}.{:03} >/dev/null", now.as_secs(), now.subsec_millis());
     let output = session.run(&command, b"", &mut |_| {}, Duration::from_secs(20))?;
     anyhow::ensure!(
         output.success(),

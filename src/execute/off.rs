@@ -12,10 +12,12 @@ use pgplan::{
 };
 
 use super::{World, boot_order};
-use crate::observe::{self, Answer};
+use crate::observe::Answer;
 
 /// How long a host may take: PostgreSQL has a minute to write what it holds.
 const LIMIT: Duration = Duration::from_secs(90);
+/// How long it may take to hear of that.
+const TELL: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(300);
 
 /// Shuts down the hosts that the plan powers off, those that others wait for last: their standbys have everything then, and no
@@ -28,7 +30,7 @@ pub fn shut_down(world: &World, plan: &Plan, answers: &BTreeMap<String, Answer>)
         let Some(answer) = answers.get(&name) else { continue };
         let line = fleet.ui.line(&name, fleet.width());
         line.now("shutting down");
-        let told = answer.session().and_then(|session| observe::run(session, "systemctl poweroff"));
+        let told = answer.read("systemctl poweroff --no-block", TELL);
         if told.is_ok() && is_off(world, &name) {
             line.done("is shut down");
         } else {

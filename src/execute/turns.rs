@@ -58,12 +58,11 @@ fn take(fleet: &Fleet, turn: &Turn, answers: &mut BTreeMap<String, Answer>) -> a
     let answer = answers.get_mut(&turn.host).context("its turn came, but it could not be asked before")?;
     let line = fleet.ui.line(&turn.host, fleet.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
-    let done = answer.session().and_then(|session| {
-        run_bundle(session, rendered, &apply::roll(rendered, handler, turn.asked), seconds, &line)?;
-        observe::facts(session, rendered)
-    });
+    let bundle = apply::roll(rendered, handler, turn.asked);
+    let done = run_bundle(answer, rendered, &bundle, &observe::script(rendered), seconds, &line)
+        .and_then(|said| observe::told(&said, rendered, answer.target()));
     match done {
-        Ok(facts) => {
+        Ok((facts, _)) => {
             answer.facts = facts;
             line.done(&turn.call.to_string());
             Ok(())
@@ -81,7 +80,7 @@ fn put_back(fleet: &Fleet, turn: &Turn, answers: &BTreeMap<String, Answer>) -> a
     let answer = answers.get(&turn.host).context("it has its new files, and could not be asked")?;
     let line = fleet.ui.line(&turn.host, fleet.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
-    run_bundle(answer.session()?, rendered, &apply::put_back(rendered, handler), seconds, &line)?;
+    run_bundle(answer, rendered, &apply::put_back(rendered, handler), "", seconds, &line)?;
     line.drop_quietly();
     Ok(())
 }

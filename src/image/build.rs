@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cache::{Meta, remove_tree, sha256_file};
 use super::error::io_error;
-use super::recipe::{CMDLINE, DPKG_OPTIONS, MKE2FS, PARTS, VIRTUAL_SIZE};
+use super::recipe::{CMDLINE, DPKG_OPTIONS, GUEST, GUEST_PATH, MKE2FS, PARTS, VIRTUAL_SIZE};
 use super::tool::{Run, Tools};
 use super::{Artifact, Cache, Error, Progress, Recipe, apt, kernel};
 
@@ -20,7 +20,8 @@ const NEEDED: u64 = 4 << 30;
 /// Packages come over the network.
 const PACKAGES_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// Builds the image of `recipe`, unless it is there already, from `mirror` or else from this machine's own.
+/// Builds the image of `recipe`, unless it is there already, from `mirror` or else from this machine's own. `guest` is the program
+/// [`GUEST`].
 ///
 /// Takes one to two minutes; another process that builds in the same cache is waited for.
 ///
@@ -31,6 +32,7 @@ pub fn build(
     cache: &Cache,
     recipe: &Recipe,
     mirror: Option<&str>,
+    guest: Option<&Path>,
     progress: &dyn Fn(Progress),
 ) -> Result<Artifact, Error> {
     recipe.check()?;
@@ -38,6 +40,7 @@ pub fn build(
         return Ok(image);
     }
     check_user()?;
+    let guest = guest.ok_or(Error::Guest { name: GUEST })?;
     let sources = apt::sources_list(Path::new(ETC_APT), recipe.suite()?, mirror)?;
     let turn = cache.turn(progress)?;
     // By who had the turn before us.
@@ -58,7 +61,7 @@ pub fn build(
     let place = Place::new(&workshop.dir);
 
     begin("packages");
-    place.prepare(&sources, &apt::settings()?)?;
+    place.prepare(&sources, &apt::settings()?, guest)?;
     place.install(&tools, recipe)?;
     begin("kernel");
     place.take_kernel(&tools)?;
@@ -109,10 +112,12 @@ impl Place {
     }
 
     /// Lays out what mmdebstrap reads. In files, not arguments: a mirror's or a proxy's address can hold a password.
-    fn prepare(&self, sources: &str, settings: &str) -> Result<(), Error> {
+    fn prepare(&self, sources: &str, settings: &str, guest: &Path) -> Result<(), Error> {
         for (path, content) in PARTS {
             write(&self.parts.join(path), content, 0o644)?;
         }
+        let placed = self.parts.join("files").join(GUEST_PATH);
+        fs::copy(guest, &placed).map_err(io_error("copy the program for hosts to", &placed))?;
         write(&self.dir.join("mirror.list"), sources, 0o600)?;
         write(&self.dir.join("apt.conf"), settings, 0o600)
     }
@@ -261,7 +266,9 @@ mod tests {
     fn the_recipe_is_laid_out_and_addresses_are_private() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::new(dir.path());
-        place.prepare("deb https://user:password@mirror.example/debian trixie main\n", "").unwrap();
+        let guest = dir.path().join("pghost");
+        fs::write(&guest, "program").unwrap();
+        place.prepare("deb https://user:password@mirror.example/debian trixie main\n", "", &guest).unwrap();
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode("mirror.list"), 0o600);
         assert_eq!(mode("apt.conf"), 0o600);
@@ -275,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().join("images"));
         let recipe = Recipe { release: "debian-11".into(), packages: vec![] };
-        assert!(matches!(build(&cache, &recipe, None, &|_| ()), Err(Error::Release { .. })));
+        assert!(matches!(build(&cache, &recipe, None, None, &|_| ()), Err(Error::Release { .. })));
         assert!(!cache.dir().exists());
     }
 }

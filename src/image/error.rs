@@ -42,6 +42,14 @@ pub enum Error {
         /// As asked for.
         mirror: String,
     },
+    /// The program that every host has is not compiled.
+    #[error(
+        "the program `{name}` for hosts is not there: `make guest` builds it, and PGPROV_GUEST_DIR says where it is"
+    )]
+    Guest {
+        /// Its name.
+        name: &'static str,
+    },
     /// Too little room for a build.
     #[error("building an image needs {} MiB in {}, which has {}", needed >> 20, dir.display(), free >> 20)]
     Space {

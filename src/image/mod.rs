@@ -29,7 +29,7 @@ pub use build::build;
 pub use cache::{Artifact, Cache};
 pub use download::{Format, Source, download};
 pub use error::Error;
-pub use recipe::{CMDLINE, RELEASES, Recipe};
+pub use recipe::{CMDLINE, GUEST, RELEASES, Recipe};
 pub use vagrant_box::VagrantBox;
 
 /// What a build or a download is at; made for a progress line.

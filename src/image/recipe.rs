@@ -79,10 +79,6 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         include_str!("../../images/files/etc/systemd/system/lab-identity.service"),
     ),
     (
-        "files/etc/systemd/system/lab-port.service",
-        include_str!("../../images/files/etc/systemd/system/lab-port.service"),
-    ),
-    (
         "files/etc/systemd/system/service.d/lab.conf",
         include_str!("../../images/files/etc/systemd/system/service.d/lab.conf"),
     ),
@@ -100,8 +96,24 @@ pub(super) const PARTS: &[(&str, &str)] = &[
     ),
     ("files/etc/udev/rules.d/99-lab.rules", include_str!("../../images/files/etc/udev/rules.d/99-lab.rules")),
     ("files/usr/lib/pgprov/new-cluster", include_str!("../../images/files/usr/lib/pgprov/new-cluster")),
-    ("files/usr/lib/pgprov/port", include_str!("../../images/files/usr/lib/pgprov/port")),
     ("files/usr/lib/pgprov/identity", include_str!("../../images/files/usr/lib/pgprov/identity")),
+];
+
+/// Where the program [`GUEST`] lies in the tree of the image.
+pub(super) const GUEST_PATH: &str = "usr/lib/pgprov/pghost";
+
+/// Name of the program that images have of ours.
+pub const GUEST: &str = "pghost";
+
+/// What that program is made of, part of every recipe: the same sources are the same image, whoever compiles them.
+const GUEST_SOURCES: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../crates/pghost/Cargo.toml")),
+    ("src/identity.rs", include_str!("../../crates/pghost/src/identity.rs")),
+    ("src/lib.rs", include_str!("../../crates/pghost/src/lib.rs")),
+    ("src/main.rs", include_str!("../../crates/pghost/src/main.rs")),
+    ("src/port.rs", include_str!("../../crates/pghost/src/port.rs")),
+    ("src/run.rs", include_str!("../../crates/pghost/src/run.rs")),
+    ("src/wire.rs", include_str!("../../crates/pghost/src/wire.rs")),
 ];
 
 /// What to build.
@@ -132,7 +144,7 @@ impl Recipe {
         for package in self.all_packages() {
             add(package);
         }
-        for (path, content) in PARTS {
+        for (path, content) in PARTS.iter().chain(GUEST_SOURCES) {
             add(path);
             add(content);
         }
@@ -242,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_images_is_part_of_the_recipe() {
+    fn every_file_of_images_and_of_pghost_is_part_of_the_recipe() {
         fn walk(dir: &Path, base: &Path, found: &mut BTreeSet<PathBuf>) {
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
@@ -253,11 +265,13 @@ mod tests {
                 }
             }
         }
-        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
-        let mut found = BTreeSet::new();
-        walk(&base, &base, &mut found);
-        let listed: BTreeSet<PathBuf> = PARTS.iter().map(|(path, _)| PathBuf::from(path)).collect();
-        assert_eq!(listed, found);
+        for (folder, listed) in [("images", PARTS), ("crates/pghost", GUEST_SOURCES)] {
+            let base = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            let mut found = BTreeSet::new();
+            walk(&base, &base, &mut found);
+            let listed: BTreeSet<PathBuf> = listed.iter().map(|(path, _)| PathBuf::from(path)).collect();
+            assert_eq!(listed, found);
+        }
         assert_eq!(PARTS[0].0, "packages.txt");
     }
 }

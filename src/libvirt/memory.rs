@@ -8,14 +8,14 @@
 use std::time::Duration;
 
 use pgplan::{
-    machine::{IDENTITY_PORT, MARK_URI, Snapshot, SnapshotPart, Template, Volume},
+    machine::{MARK_URI, Snapshot, SnapshotPart, Template, Volume},
     size::{Bytes, KIB},
 };
 use roxmltree::{Document, Node};
 use virt::{connect::Connect, domain::Domain, storage_vol::StorageVol, stream::Stream, sys};
 
 use super::{
-    Error, Libvirt, QUICK, Raw, Result, SLOW, bounded,
+    Error, Libvirt, QUICK, Raw, Result, SLOW,
     error::optional,
     images::send_all,
     pool::{create_volume, delete_volumes},
@@ -267,40 +267,6 @@ impl Libvirt {
         })
     }
 
-    /// Talks to what waits in a guest on its identity port: waits for a line `waiting`, sends `message`, and waits for
-    /// `done`. Without a message it only waits for the first.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] at `limit`; [`Error::Answer`] when the guest reports a failure; [`Error::Call`].
-    pub fn talk(&self, domain: &str, message: Option<String>, limit: Duration) -> Result {
-        let (operation, connect, name) =
-            (format!("tell {domain} who it is"), self.connect.clone(), domain.to_owned());
-        let said = bounded(&operation, limit, move || conversation(&connect, &name, message.as_deref()))?
-            .map_err(|error| Error::call(&operation, &error))?;
-        said.map_err(|message| Error::Answer { operation, message })
-    }
-
-    /// Runs a shell script in a guest of our image, through the port on which it learned who it is, and returns what it
-    /// wrote. It need not be reachable over any network.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] at `limit`; [`Error::Answer`] when the script fails; [`Error::Call`].
-    pub fn run_script(&self, domain: &str, script: String, limit: Duration) -> Result<Vec<u8>> {
-        let (operation, uri, name) =
-            (format!("run a script in {domain}"), self.uri.clone(), domain.to_owned());
-        // A connection of its own: a guest that does not answer would hold up what else is said on this one.
-        let work = move || errand(&Connect::open(Some(&uri))?, &name, &script);
-        let answer = bounded(&operation, limit, work)?.map_err(|error| Error::call(&operation, &error))?;
-        match answer {
-            Some((0, output)) => Ok(output),
-            Some((status, output)) => {
-                let text = String::from_utf8_lossy(&output);
-                Err(Error::Answer { operation, message: format!("exit status {status}: {}", text.trim()) })
-            }
-            None => Err(Error::Answer { operation, message: "the guest broke off".to_owned() }),
-        }
-    }
-
     /// Plugs the cable of a host's interface in (`data`, `mgmt`), or pulls it.
     ///
     /// # Errors
@@ -360,90 +326,6 @@ fn download(connect: &Connect, volume: &StorageVol, length: u64) -> Raw<Vec<u8>>
     }
     stream.finish()?;
     Ok(bytes)
-}
-
-fn open_port(connect: &Connect, domain: &str) -> Raw<Stream> {
-    let stream = Stream::new(connect, 0)?;
-    connect.lookup_domain_by_name(domain)?.open_channel(Some(IDENTITY_PORT), &stream, 0)?;
-    Ok(stream)
-}
-
-/// A machine that was restored a moment ago may not have its port connected yet: the guest repeats itself.
-fn conversation(
-    connect: &Connect,
-    domain: &str,
-    message: Option<&str>,
-) -> Raw<std::result::Result<(), String>> {
-    let stream = open_port(connect, domain)?;
-    let mut lines = Lines { stream: &stream, text: Vec::new() };
-    let mut failed = Vec::new();
-    while let Some(line) = lines.next()? {
-        match (line.as_str(), message) {
-            ("waiting", None) => break,
-            ("waiting", Some(message)) => send_all(&stream, message.as_bytes())?,
-            ("done", _) => break,
-            (other, _) => failed.push(other.to_owned()),
-        }
-    }
-    let _ = stream.abort();
-    Ok(if failed.is_empty() { Ok(()) } else { Err(format!("the guest says: {}", failed.join(", "))) })
-}
-
-/// Status and output of a script; see images/files/usr/lib/pgprov/port.
-fn errand(connect: &Connect, domain: &str, script: &str) -> Raw<Option<(usize, Vec<u8>)>> {
-    let stream = open_port(connect, domain)?;
-    // It says `ready` when it noticed that somebody came; not when we are back before it noticed that we had gone.
-    send_all(&stream, format!("run {}\n{script}", script.len()).as_bytes())?;
-    let mut lines = Lines { stream: &stream, text: Vec::new() };
-    let mut answer = None;
-    while let Some(line) = lines.next()? {
-        if let Some(rest) = line.strip_prefix("exit ") {
-            let mut numbers = rest.split(' ').map(str::parse::<usize>);
-            if let (Some(Ok(status)), Some(Ok(length))) = (numbers.next(), numbers.next()) {
-                answer = lines.bytes(length)?.map(|output| (status, output));
-            }
-            break;
-        }
-    }
-    let _ = stream.abort();
-    Ok(answer)
-}
-
-struct Lines<'a> {
-    stream: &'a Stream,
-    text: Vec<u8>,
-}
-
-impl Lines<'_> {
-    /// The next line; nothing when the other side is gone.
-    fn next(&mut self) -> Raw<Option<String>> {
-        loop {
-            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.text.drain(..=end).collect();
-                return Ok(Some(String::from_utf8_lossy(&line).trim().to_owned()));
-            }
-            if !self.more()? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// So many bytes; nothing when the other side is gone before.
-    fn bytes(&mut self, length: usize) -> Raw<Option<Vec<u8>>> {
-        while self.text.len() < length {
-            if !self.more()? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(self.text.drain(..length).collect()))
-    }
-
-    fn more(&mut self) -> Raw<bool> {
-        let mut buffer = [0; 4096];
-        let count = usize::try_from(self.stream.recv(&mut buffer)?).unwrap_or_default();
-        self.text.extend_from_slice(&buffer[..count]);
-        Ok(count > 0)
-    }
 }
 
 /// The interface with that alias, its link as wanted.

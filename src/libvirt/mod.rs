@@ -13,6 +13,7 @@ mod memory;
 mod networks;
 mod observe;
 mod pool;
+mod port;
 mod read;
 mod remove;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use virt::connect::Connect;
 
 pub use error::Error;
 pub use memory::{Header, hardware, unplugged};
+pub use port::{Errand, Undone};
 pub use remove::Removed;
 
 /// Result of a call to libvirt.

@@ -55,7 +55,7 @@ impl Bundle {
     /// The command that receives the tar stream on stdin and runs it.
     pub fn command() -> String {
         format!(
-            "rm -rf {STAGE} && mkdir -p -m 0700 {STAGE} {DUE} && tar -x --no-same-owner -C {STAGE} && exec sh {STAGE}/apply.sh </dev/null"
+            "rm -rf {STAGE} && mkdir -p -m 0700 {STAGE} {DUE} && tar -x --no-same-owner -C {STAGE} && sh {STAGE}/apply.sh </dev/null"
         )
     }
 }
@@ -93,7 +93,7 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
         ("consent".to_owned(), consent),
     ];
     scripts.extend(checks(rendered, plan));
-    for (index, task) in rendered.tasks.iter().enumerate() {
+    for (index, task) in tasks(rendered, plan) {
         scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
         scripts.push((format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run)));
     }
@@ -269,7 +269,7 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     if checks(rendered, plan).is_some() {
         out.push_str("step 60 sh checks\n");
     }
-    for (index, task) in rendered.tasks.iter().enumerate() {
+    for (index, task) in tasks(rendered, plan) {
         out.push_str(&run_task(index, task));
     }
     // Every handler is looked at, not only those in the plan: a task may have found something to do meanwhile.
@@ -389,11 +389,18 @@ fn keep_old(out: &mut String, rendered: &RenderedHost, contents: &[&Change]) {
     }
 }
 
+/// The tasks that are looked at. None where only files change: as a rule they have as little to do with the new files, and
+/// whoever applies them asks the host after.
+fn tasks<'a>(rendered: &'a RenderedHost, plan: &HostPlan) -> impl Iterator<Item = (usize, &'a Task)> {
+    let looked_at = !plan.is_local(rendered);
+    rendered.tasks.iter().enumerate().filter(move |_| looked_at)
+}
+
 /// Looks in one process at the tasks that had nothing to do when the host was asked: as a rule they have nothing to do now
 /// either, with the new files, and under emulation two processes for each of them add up to a second.
 fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<(String, String)> {
     let due: BTreeSet<usize> = plan.tasks.iter().map(|change| change.index).collect();
-    let done = rendered.tasks.iter().enumerate().filter(|(index, _)| !due.contains(index));
+    let done = tasks(rendered, plan).filter(|(index, _)| !due.contains(index));
     let checks: String = done
         .map(|(index, task)| match task.independent {
             true => format!(": >done.{index}\n"),

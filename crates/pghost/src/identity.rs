@@ -1,0 +1,198 @@
+//! How a copy of a machine becomes a host of its own.
+//!
+//! A machine that boots without a name is a template: it waits here, is saved with its memory, and whatever is made of it wakes
+//! up at this place and is told on the port who it is. It says `waiting` and reads, up to a line `end`:
+//!   hostname NAME            machine-id HEX         boot-id UUID        clock TIME                entropy BASE64
+//!   interface NAME MAC       authorized-key LINE    host-key LINE       host-private-key BASE64
+//! It answers `done` (`failed WORD: CAUSE` before that for each line it could not follow). Network cables are plugged in after that.
+//!
+//! All of it without a process: nothing of a machine that was just restored is translated yet when it is emulated, and each
+//! program that starts costs it a tenth of a second.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use pghost::wire;
+use rustix::{mount, net, process, time};
+
+use crate::port::Port;
+
+/// Where systemd keeps what the hypervisor tells a machine that boots.
+const NAME_AT_BOOT: &str = "/run/credentials/@system/system.hostname";
+/// There once this machine knows who it is, until it boots again.
+const KNOWN: &str = "/run/pgprov-identity";
+/// What a machine that boots does.
+const AT_BOOT: &str = "/usr/lib/pgprov/identity";
+const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// Finds out who this machine is: from what it was told at its boot, or else on the port.
+///
+/// # Errors
+/// It was told nothing, and there is no port; or what was told is no identity.
+pub fn find_out(port: Option<&mut Port>) -> io::Result<()> {
+    if Path::new(KNOWN).exists() {
+        return Ok(());
+    }
+    if Path::new(NAME_AT_BOOT).exists() {
+        at_boot("at-boot")?;
+    } else {
+        learn(port.ok_or_else(|| io::Error::other("there is no port, and no name"))?)?;
+    }
+    fs::write(KNOWN, "")
+}
+
+fn at_boot(what: &str) -> io::Result<()> {
+    let status = Command::new(AT_BOOT).arg(what).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{AT_BOOT}: {status}"))) }
+}
+
+fn learn(port: &mut Port) -> io::Result<()> {
+    // A copy that boots from this disk, without the memory, makes an id of its own.
+    fs::write(MACHINE_ID, "")?;
+    rustix::fs::sync();
+    loop {
+        port.greet("waiting")?;
+        let mut failed = String::new();
+        let mut lines = BufReader::new(&mut *port).lines();
+        let end = loop {
+            let Some(line) = lines.next().transpose()? else { break false };
+            let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            if word == "end" {
+                break true;
+            }
+            if let Err(error) = follow(word, rest) {
+                failed.push_str(&format!("failed {word}: {error}\n"));
+            }
+        };
+        if !end {
+            continue;
+        }
+        if let Err(error) = finish() {
+            failed.push_str(&format!("failed end: {error}\n"));
+        }
+        port.send(failed.as_bytes())?;
+        port.send(b"done\n")?;
+        return Ok(());
+    }
+}
+
+fn follow(word: &str, rest: &str) -> io::Result<()> {
+    match word {
+        "hostname" => {
+            fs::write("/proc/sys/kernel/hostname", rest)?;
+            fs::write("/etc/hostname", format!("{rest}\n"))
+        }
+        // Two machines with one id would also share the names of their journals.
+        "machine-id" => fs::write(MACHINE_ID, format!("{rest}\n")),
+        // The kernel made its own before it was copied; containers replace theirs in the same way.
+        "boot-id" => {
+            fs::write("/run/boot-id", format!("{rest}\n"))?;
+            Ok(mount::mount_bind("/run/boot-id", "/proc/sys/kernel/random/boot_id")?)
+        }
+        "clock" => set_clock(wire::duration(rest).ok_or_else(|| invalid(rest))?),
+        "entropy" => fs::write("/dev/urandom", rest),
+        "interface" => {
+            let (name, address) = rest.split_once(' ').ok_or_else(|| invalid(rest))?;
+            set_address(name, address)
+        }
+        "authorized-key" => authorize(rest),
+        "host-key" => fs::write(format!("{HOST_KEY}.pub"), format!("{rest}\n")),
+        "host-private-key" => {
+            private(Path::new(HOST_KEY), &STANDARD.decode(rest).map_err(|_| invalid("base64"))?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// After all lines: what has to come last.
+fn finish() -> io::Result<()> {
+    // The journal so far is that of the template, under its machine id. systemd starts the daemon anew.
+    for journal in fs::read_dir("/run/log/journal").into_iter().flatten().flatten() {
+        match journal.file_type()?.is_dir() {
+            true => fs::remove_dir_all(journal.path())?,
+            false => fs::remove_file(journal.path())?,
+        }
+    }
+    end("/sys/fs/cgroup/system.slice/systemd-journald.service/cgroup.procs");
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    // Sizes in sectors: of the disk, and of the file system.
+    if number("/sys/class/block/vda/size") > number("/usr/lib/pgprov/sectors") {
+        at_boot("grow")?;
+    }
+    // A power cut does not take the new identity away again.
+    rustix::fs::sync();
+    Ok(())
+}
+
+/// Ends the processes of a control group.
+fn end(group: &str) {
+    let processes = fs::read_to_string(group).unwrap_or_default();
+    let processes = processes.lines().filter_map(|line| line.trim().parse().ok());
+    for process in processes.filter_map(process::Pid::from_raw) {
+        // One that is gone by itself is as good.
+        let _ = process::kill_process(process, process::Signal::TERM);
+    }
+}
+
+/// Sets the clock to so much since 1970.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn set_clock(now: Duration) -> io::Result<()> {
+    let tv_sec = i64::try_from(now.as_secs()).map_err(io::Error::other)?;
+    let now = time::Timespec { tv_sec, tv_nsec: now.subsec_nanos().into() };
+    Ok(time::clock_settime(time::ClockId::Realtime, now)?)
+}
+
+fn authorize(key: &str) -> io::Result<()> {
+    let file = Path::new("/root/.ssh/authorized_keys");
+    if file.metadata().is_ok_and(|file| file.len() > 0) {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create("/root/.ssh")?;
+    private(file, format!("{key}\n").as_bytes())
+}
+
+/// Writes a file that only root may read.
+fn private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content)
+}
+
+/// Gives an interface its hardware address.
+#[expect(unsafe_code, reason = "rustix has no such call")]
+fn set_address(name: &str, address: &str) -> io::Result<()> {
+    let parts: Vec<u8> = address.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
+    if parts.len() != 6 || name.len() >= libc::IFNAMSIZ {
+        return Err(invalid(address));
+    }
+    let socket = net::socket(net::AddressFamily::INET, net::SocketType::DGRAM, None)?;
+    // SAFETY: all of it is numbers, for which zeros are fine.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    let mut hardware = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+    for (to, from) in hardware.sa_data.iter_mut().zip(parts) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_hwaddr = hardware;
+    // SAFETY: the socket is open, and the request is the structure that this call reads.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFHWADDR, &raw const request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}

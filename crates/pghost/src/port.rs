@@ -1,0 +1,92 @@
+//! The virtio port to the hypervisor.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// Its name in the definition of the machine.
+const NAME: &str = "dev.pgprov.identity";
+
+/// The port, open. Reading ends when the other side is gone.
+pub struct Port(File);
+
+impl Port {
+    /// Opens it, if this machine has it.
+    ///
+    /// # Errors
+    /// It is there and cannot be opened.
+    pub fn find() -> io::Result<Option<Self>> {
+        let Ok(ports) = fs::read_dir("/sys/class/virtio-ports") else { return Ok(None) };
+        for port in ports {
+            let port = port?;
+            let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
+            if name.trim_end() == NAME {
+                let device = std::path::Path::new("/dev").join(port.file_name());
+                return OpenOptions::new().read(true).write(true).open(device).map(Self).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the other side says, for somebody else to read.
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub fn reader(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
+    /// Waits until somebody is on the other side, and says that.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn greet(&mut self, word: &str) -> io::Result<()> {
+        // Writing waits for the other side; reading does not.
+        writeln!(self.0, "{word}")
+    }
+
+    /// Sends all of it, unless the other side goes meanwhile: whether it is still there.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        // A write waits while there is nobody, for ever; between this question and it lies less than anybody needs to go and
+        // for whom somebody else would not come.
+        if self.is_deserted()? {
+            return Ok(false);
+        }
+        self.0.write_all(bytes).map(|()| true)
+    }
+
+    /// Whether nobody is on the other side.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn is_deserted(&self) -> io::Result<bool> {
+        let mut asked = [PollFd::new(&self.0, PollFlags::empty())];
+        poll(&mut asked, Some(&rustix::time::Timespec::default()))?;
+        Ok(asked[0].revents().contains(PollFlags::HUP))
+    }
+}
+
+impl From<File> for Port {
+    fn from(file: File) -> Self {
+        Self(file)
+    }
+}
+
+impl Read for Port {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,287 @@
+//! Runs one script, and sends on what it writes while it runs.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, PipeReader, Read as _, Seek as _, Write as _},
+    mem,
+    os::unix::{
+        fs::OpenOptionsExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
+    path::PathBuf,
+    process::{Child, Command, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use pghost::wire::{Answer, Request};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, memfd_create},
+};
+
+use crate::{identity, port::Port};
+
+/// How often it is looked whether the script has ended while a program that it left behind still has its output.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// How long a script that wrote something is silent before that is sent.
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+/// How long what it wrote may lie, when it is never silent.
+const LATE: Duration = Duration::from_millis(200);
+/// How much output is sent at a time.
+const CHUNK: usize = 64 << 10;
+/// The status of what could not be done.
+const FAILED: i32 = 126;
+
+/// Does what is asked for, and answers. A script whose sender goes is not disturbed: it ends in its time, unheard.
+///
+/// # Errors
+/// The port fails.
+pub fn serve(port: &mut Port, request: &Request) -> io::Result<()> {
+    port.send(Answer::Start(request.id).line().as_bytes())?;
+    let mut said = Said { id: request.id, bytes: Vec::new(), since: None };
+    match begin(request) {
+        Ok(Some(running)) => follow(port, running, said),
+        Ok(None) => said.end(port, 0),
+        Err(error) => {
+            said.bytes = format!("pghost: {error}\n").into_bytes();
+            said.end(port, FAILED)
+        }
+    }
+}
+
+/// A script that runs.
+struct Running {
+    process: Child,
+    output: PipeReader,
+    /// Gone when it has ended.
+    script: Script,
+}
+
+/// The file that a shell reads a script from: in memory, for root alone. It is not in the arguments, which everybody can see.
+struct Script(PathBuf);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn begin(request: &Request) -> io::Result<Option<Running>> {
+    if let Some(clock) = request.clock {
+        identity::set_clock(clock)?;
+    }
+    if request.script.is_empty() {
+        return Ok(None);
+    }
+    let script = Script(folder().join(format!("pgprov-script.{:016x}", request.id)));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&script.0)?;
+    file.write_all(&request.script)?;
+    drop(file);
+    let mut input = fs::File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
+    input.write_all(&request.input)?;
+    input.rewind()?;
+    let (output, writer) = io::pipe()?;
+    let process = Command::new("/bin/sh")
+        .arg(&script.0)
+        .current_dir("/")
+        .stdin(input)
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .process_group(0)
+        .spawn()?;
+    Ok(Some(Running { process, output, script }))
+}
+
+/// Memory; only tests run where that is not theirs.
+fn folder() -> PathBuf {
+    if cfg!(test) { std::env::temp_dir() } else { "/run".into() }
+}
+
+enum Event {
+    /// It wrote something, or ended.
+    Output,
+    /// Whoever sent it has gone.
+    Deserted,
+    Nothing,
+}
+
+fn follow(port: &mut Port, mut running: Running, mut said: Said) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        // Before the output is looked at: all that it wrote is in the pipe then.
+        let ended = running.process.try_wait()?;
+        match wait(port, &running.output, said.patience())? {
+            Event::Output => {
+                let count = running.output.read(&mut buffer)?;
+                if count == 0 {
+                    return said.end(port, code(running.process.wait()?));
+                }
+                said.add(port, &buffer[..count])?;
+            }
+            Event::Deserted => {
+                thread::spawn(move || {
+                    let _ = io::copy(&mut running.output, &mut io::sink());
+                    let _ = running.process.wait();
+                    drop(running.script);
+                });
+                return Ok(());
+            }
+            Event::Nothing => match ended {
+                Some(status) => return said.end(port, code(status)),
+                None => said.send(port)?,
+            },
+        }
+    }
+}
+
+/// What a script wrote and nobody heard yet. A shell writes line by line, and each message costs an emulated host more than many
+/// lines do: it waits until the hypervisor has taken it.
+struct Said {
+    id: u64,
+    bytes: Vec<u8>,
+    since: Option<Instant>,
+}
+
+impl Said {
+    /// How long it may be waited for more.
+    fn patience(&self) -> Timespec {
+        if self.bytes.is_empty() { LOOK } else { PAUSE }
+    }
+
+    fn add(&mut self, port: &mut Port, output: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(output);
+        let is_old = self.since.get_or_insert_with(Instant::now).elapsed() > LATE;
+        if is_old || self.bytes.len() >= CHUNK { self.send(port) } else { Ok(()) }
+    }
+
+    fn frame(&mut self) -> Vec<u8> {
+        self.since = None;
+        let output = mem::take(&mut self.bytes);
+        if output.is_empty() {
+            return output;
+        }
+        let mut frame = Answer::Out(self.id, output.len()).line().into_bytes();
+        frame.extend(output);
+        frame
+    }
+
+    fn send(&mut self, port: &mut Port) -> io::Result<()> {
+        let frame = self.frame();
+        if frame.is_empty() { Ok(()) } else { port.send(&frame).map(drop) }
+    }
+
+    fn end(&mut self, port: &mut Port, status: i32) -> io::Result<()> {
+        let mut frame = self.frame();
+        frame.extend(Answer::Exit(self.id, status).line().into_bytes());
+        port.send(&frame).map(drop)
+    }
+}
+
+fn wait(port: &Port, output: &PipeReader, patience: Timespec) -> io::Result<Event> {
+    let mut asked = [PollFd::new(output, PollFlags::IN), PollFd::new(port, PollFlags::empty())];
+    poll(&mut asked, Some(&patience))?;
+    let [output, port] = asked.map(|asked| asked.revents());
+    Ok(match () {
+        () if port.contains(PollFlags::HUP) => Event::Deserted,
+        () if output.is_empty() => Event::Nothing,
+        () => Event::Output,
+    })
+}
+
+/// As the shell counts.
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader},
+        os::{fd::OwnedFd, unix::net::UnixStream},
+        path::Path,
+    };
+
+    use super::*;
+
+    /// The host's side of a connection in a thread of its own, and the hypervisor's.
+    fn connected() -> UnixStream {
+        let (host, hypervisor) = UnixStream::pair().unwrap();
+        let mut port = Port::from(fs::File::from(OwnedFd::from(host)));
+        thread::spawn(move || {
+            let mut requests = BufReader::new(port.reader().unwrap());
+            while let Some(request) = Request::read(&mut requests).unwrap() {
+                serve(&mut port, &request).unwrap();
+            }
+        });
+        hypervisor
+    }
+
+    fn request(id: u64, script: &str, input: &[u8]) -> Request {
+        Request { id, clock: None, script: script.as_bytes().to_vec(), input: input.to_vec() }
+    }
+
+    /// What one errand writes, and its status.
+    fn ask(hypervisor: &mut UnixStream, request: &Request) -> (Vec<u8>, i32) {
+        request.write(hypervisor).unwrap();
+        let mut lines = BufReader::new(hypervisor);
+        let mut output = Vec::new();
+        loop {
+            let mut line = String::new();
+            lines.read_line(&mut line).unwrap();
+            match Answer::parse(line.trim_end()).unwrap() {
+                Answer::Start(id) => assert_eq!(id, request.id),
+                Answer::Out(_, length) => {
+                    let mut part = vec![0; length];
+                    lines.read_exact(&mut part).unwrap();
+                    output.extend(part);
+                }
+                Answer::Exit(_, status) => return (output, status),
+            }
+        }
+    }
+
+    #[test]
+    fn output_errors_and_status_come_back_and_input_arrives() {
+        let mut hypervisor = connected();
+        let input: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+        assert_eq!(ask(&mut hypervisor, &request(1, "cat", &input)), (input, 0));
+        let (output, status) = ask(&mut hypervisor, &request(2, "echo out; echo err >&2; exit 7", b""));
+        assert_eq!((output.as_slice(), status), (&b"out\nerr\n"[..], 7));
+        assert_eq!(ask(&mut hypervisor, &request(3, "kill -9 $$", b"")).1, 137);
+        assert_eq!(ask(&mut hypervisor, &request(4, "", b"")), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_script_is_in_a_file_that_only_its_user_may_read_and_that_goes() {
+        let mut hypervisor = connected();
+        let (output, _) = ask(&mut hypervisor, &request(5, "echo $0; stat -c %a $0", b""));
+        let output = String::from_utf8(output).unwrap();
+        let (path, mode) = output.trim().split_once('\n').unwrap();
+        assert_eq!(mode, "600");
+        assert_eq!(ask(&mut hypervisor, &request(6, ":", b"")).1, 0);
+        assert!(!Path::new(path).exists());
+    }
+
+    #[test]
+    fn what_a_script_leaves_running_keeps_nobody() {
+        let begun = Instant::now();
+        assert_eq!(ask(&mut connected(), &request(7, "sleep 5 & echo $!", b"")).1, 0);
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_script_goes_on_to_its_end_when_its_sender_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let done = dir.path().join("done");
+        let mut hypervisor = connected();
+        let script = format!("sleep 0.3; echo noise; sleep 0.3; : >{}", done.display());
+        request(8, &script, b"").write(&mut hypervisor).unwrap();
+        drop(hypervisor);
+        let begun = Instant::now();
+        while !done.exists() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
