@@ -1,10 +1,10 @@
 //! The yardstick: the same VMs from the same image, booted at once by nothing but libvirt, until their sshd greets. And the
-//! same with hosts copied from the boot snapshot, and saved and restored by libvirt alone; and the same VMs from a stock cloud
-//! image, which is what other provisioners start from.
+//! same with hosts copied from the boot snapshot, and saved and restored by libvirt alone; and the same VMs from an image
+//! of Debian's packages as they are, and from a stock cloud image, which is what other provisioners start from.
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
     thread,
     time::{Duration, Instant},
@@ -20,6 +20,8 @@ use pgplan::{
 };
 use pgprov::{libvirt::Libvirt, snapshot::Copier, ssh};
 
+/// What an image of Debian's packages boots with: see scripts/plain-image.
+const PLAIN_CMDLINE: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0";
 /// Four stock images on two emulated cores take minutes.
 const LIMIT: Duration = Duration::from_secs(900);
 /// Never used to log in: the bench only waits for the greeting.
@@ -32,29 +34,33 @@ pub enum Way {
     Boot,
     /// They are copied from the boot snapshot, which has to be there.
     Copy,
+    /// They boot an image of the same packages as they are, with Debian's kernel and initrd.
+    Plain,
     /// They boot a stock cloud image, by its boot loader.
     Stock,
 }
 
 /// Name of the stock image in the pool.
-const STOCK: &str = "bench-stock";
+pub const STOCK: &str = "bench-stock";
+/// Name there of the image of Debian's packages as they are.
+pub const PLAIN: &str = "bench-plain";
 
-/// A stock image in the pool, until this is dropped.
-pub struct Stock(Libvirt);
+/// An image in the pool, until this is dropped.
+pub struct Image(Libvirt, &'static str);
 
-impl Stock {
+impl Image {
     /// Copies it there.
-    pub fn upload(disk: &Path) -> anyhow::Result<Self> {
-        let stock = Self(Libvirt::connect(None)?);
-        stock.0.upload_image(STOCK, &[(ImagePart::Qcow2, disk.to_owned())], &mut |_, _| {})?;
-        Ok(stock)
+    pub fn upload(name: &'static str, parts: &[(ImagePart, PathBuf)]) -> anyhow::Result<Self> {
+        let image = Self(Libvirt::connect(None)?, name);
+        image.0.upload_image(name, parts, &mut |_, _| {})?;
+        Ok(image)
     }
 }
 
-impl Drop for Stock {
+impl Drop for Image {
     fn drop(&mut self) {
         // The next bench removes what this one could not.
-        let _ = self.0.remove_image(STOCK);
+        let _ = self.0.remove_image(self.1);
     }
 }
 
@@ -64,6 +70,7 @@ pub fn hosts(topology: &Path, image_name: &str, way: Way) -> anyhow::Result<Dura
         std::fs::read_to_string(topology)?.replace("lab: lab", "lab: bare").replace("10.77.10", "10.77.20");
     let image_name = match way {
         Way::Boot | Way::Copy => image_name,
+        Way::Plain => PLAIN,
         Way::Stock => {
             let stock = format!("image: {{ url: file:///nowhere, sha256: {} }}", "a".repeat(64));
             text = text.replace("image: debian-13", &stock);
@@ -109,9 +116,10 @@ fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::R
     let infra = libvirt.observe(&lab.name)?;
     let hypervisor = infra.hypervisor(POOL_PATH);
     let name = image_name;
-    let image = BootImage::in_pool(&hypervisor.pool_path, name, &lab.image, pgprov::image::CMDLINE);
+    let cmdline = if way == Way::Plain { PLAIN_CMDLINE } else { pgprov::image::CMDLINE };
+    let image = BootImage::in_pool(&hypervisor.pool_path, name, &lab.image, cmdline);
     let template = match way {
-        Way::Boot | Way::Stock => None,
+        Way::Boot | Way::Plain | Way::Stock => None,
         Way::Copy => Some(
             machine::template(&lab.vm, &hypervisor, &image, &infra.hypervisor.software())
                 .context("an image that is not ours")?,

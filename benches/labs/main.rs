@@ -14,10 +14,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use bare::Way;
-use pgplan::{check, host::HostPlan, lab::Pins, render::Roles, secrets::Secrets};
+use pgplan::{check, host::HostPlan, lab::Pins, machine::ImagePart, render::Roles, secrets::Secrets};
 
 /// What is measured in a round, in order.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "4 VMs bare, to the greeting of sshd",
     "the same 4 VMs copied from the boot snapshot",
     "`pgprov up --boot` of lab.yaml",
@@ -28,6 +28,7 @@ const NAMES: [&str; 11] = [
     "libvirt's own restore of 4 hosts, in parallel",
     "`pgprov reset`, 4 hosts",
     "`pgprov up` from checkpoint `ready`",
+    "4 VMs of Debian's packages as they are bare, to the greeting of sshd",
     "4 VMs of a stock cloud image bare, to the greeting of sshd",
 ];
 
@@ -74,11 +75,23 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     run(&["destroy", "lab", "--yes"])?;
     let stock =
         std::env::var_os("PGPROV_STOCK").context("PGPROV_STOCK must name what scripts/stock-image made")?;
-    let _in_pool = bare::Stock::upload(&Path::new(&stock).join("disk.qcow2"))?;
-    let mut times: [Vec<Duration>; 11] = Default::default();
+    let plain =
+        std::env::var_os("PGPROV_PLAIN").context("PGPROV_PLAIN must name what scripts/plain-image made")?;
+    let part = |folder: &std::ffi::OsStr, name: &str| Path::new(folder).join(name);
+    let stock = [(ImagePart::Qcow2, part(&stock, "disk.qcow2"))];
+    let plain = [
+        (ImagePart::Qcow2, part(&plain, "disk.qcow2")),
+        (ImagePart::Kernel, part(&plain, "vmlinuz")),
+        (ImagePart::Initrd, part(&plain, "initrd.img")),
+    ];
+    let _stock = bare::Image::upload(bare::STOCK, &stock)?;
+    let _plain = bare::Image::upload(bare::PLAIN, &plain)?;
+    let mut times: [Vec<Duration>; 12] = Default::default();
     for round in 1..=rounds {
-        let [bare, copied, booted, whole, again, edit, save, restore, reset, ready, stock] = &mut times;
+        let [bare, copied, booted, whole, again, edit, save, restore, reset, ready, plain, stock] =
+            &mut times;
         bare.push(bare::hosts(topology, &image, Way::Boot)?);
+        plain.push(bare::hosts(topology, &image, Way::Plain)?);
         stock.push(bare::hosts(topology, &image, Way::Stock)?);
         copied.push(bare::hosts(topology, &image, Way::Copy)?);
         booted.push(run(&["up", "--boot", "--no-checkpoint", "topologies/lab.yaml"])?);
@@ -101,17 +114,20 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
             times.iter().map(|all| format!("{:.2}", all.last().map_or(0.0, Duration::as_secs_f64))).collect();
         println!("round {round}: {}", last.join(" "));
     }
-    println!("| what | median s | min s | max s | ratio to bare boot | to that of a stock image |");
-    println!("|---|---|---|---|---|---|");
-    let (base, stock) = (median(&times[0]), median(&times[10]));
+    println!(
+        "| what | median s | min s | max s | ratio to bare boot | to that of plain packages | to that of a stock image |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let [base, plain, stock] = [0, 10, 11].map(|index| median(&times[index]));
     for (name, times) in NAMES.iter().zip(&times) {
         let all = seconds(times);
         let (min, max) =
             (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
         let typical = median(times);
         println!(
-            "| {name} | {typical:.2} | {min:.2} | {max:.2} | {:.2} | {:.2} |",
+            "| {name} | {typical:.2} | {min:.2} | {max:.2} | {:.2} | {:.2} | {:.2} |",
             typical / base,
+            typical / plain,
             typical / stock
         );
     }
