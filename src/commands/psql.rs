@@ -25,7 +25,7 @@ pub fn run(global: &Global, args: &Psql) -> Result {
     let words: Vec<String> = args.args.iter().map(|arg| quote(arg)).collect();
     let command = if host.has_role(POSTGRES_ROLE) {
         // Not Debian's wrapper of the same name: it is in Perl, and costs an emulated host a second.
-        format!("cd / && {AS_POSTGRES} {bin}/psql {}", words.join(" "))
+        format!("cd / && exec env {AS_POSTGRES} {bin}/psql {}", words.join(" "))
     } else {
         let services = "PGSYSCONFDIR=/etc/postgresql-common";
         format!("{services} PGSERVICE={}-rw exec {bin}/psql {}", open.lab.name, words.join(" "))

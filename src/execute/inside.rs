@@ -70,17 +70,22 @@ pub(super) fn boot_and_ask(
     };
     let deadline = Instant::now() + limit;
     let is_bare = fresh && rendered.packages.is_empty();
-    if let (Some(_), Some(world)) = (start, world)
-        && let Some(domain) = world.listening(&rendered.host)
-    {
-        match observe::started(&world.libvirt, domain, rendered, target, is_bare, limit) {
-            Ok(answer) => return Ok(answer),
-            // Whoever logs in learns more of it.
-            Err(_) => line.now("connecting"),
+    let ask = || -> anyhow::Result<Answer> {
+        if let (Some(_), Some(world)) = (start, world)
+            && let Some(domain) = world.listening(&rendered.host)
+        {
+            match observe::started(&world.libvirt, domain, rendered, target, is_bare, limit) {
+                Ok(answer) => return Ok(answer),
+                // It would have been there long before its SSH server.
+                Err(_) if Instant::now() >= deadline => {
+                    let (seconds, host) = (limit.as_secs_f64(), &rendered.host);
+                    bail!(NoAnswer(format!("waited {seconds:.1} s for host {host} to say who it is")));
+                }
+                // Whoever logs in learns more of it.
+                Err(_) => line.now("connecting"),
+            }
         }
-    }
-    let connect = || -> anyhow::Result<Answer> {
-        let session = Session::connect(target, deadline.max(Instant::now() + AGAIN))?;
+        let session = Session::connect(target, deadline)?;
         // One that was suspended is behind by as long as it slept.
         if start.is_some() && !fresh {
             set_clock(&session)?;
@@ -98,8 +103,9 @@ pub(super) fn boot_and_ask(
         };
         Ok(Answer::new(target, session, facts))
     };
-    connect().map_err(|error| {
-        let timeout = error.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout);
+    ask().map_err(|error| {
+        let late = error.downcast_ref::<ssh::Error>().is_some_and(ssh::Error::is_timeout);
+        let timeout = late || error.is::<NoAnswer>();
         if timeout && start.is_none() {
             return Unreachable(format!("{error:#}")).into();
         }
@@ -166,8 +172,9 @@ pub(super) fn configure(
         return Ok((answer, 0));
     }
     let mut changes = 0;
-    // Where only files changed, tasks were not looked at, and may have found something to do in them.
-    for _ in 0..if plan.is_local(rendered) { 2 } else { 1 } {
+    // Where only files changed, tasks were not looked at, and may have found something to do in them. And what was done may be
+    // undone at once by somebody else: a primary refuses its standby while it still has the connection of before a power cut.
+    for _ in 0..2 {
         changes += plan.len();
         let said = apply_plan(&answer, rendered, &plan, &after(rendered, &plan), line)?;
         let (facts, can_log_in) = observe::told(&said, rendered, answer.target())?;

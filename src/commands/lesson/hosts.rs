@@ -100,7 +100,7 @@ impl<'a> Hosts<'a> {
         if local {
             let first = lab.postgres.databases.first().map_or("postgres", |database| database.name.as_str());
             let database = database.unwrap_or(first);
-            let command = format!("cd / && {AS_POSTGRES} {bin}/psql -X -d {}", quote(database));
+            let command = format!("cd / && exec env {AS_POSTGRES} {bin}/psql -X -d {}", quote(database));
             return Ok((command, format!("runuser -u postgres -- psql {database}")));
         }
         let mut words = match to.unwrap_or("rw") {
