@@ -54,8 +54,7 @@ impl Port {
     /// # Errors
     /// The device fails.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<bool> {
-        // A write waits while there is nobody, for ever; between this question and it lies less than anybody needs to go and
-        // for whom somebody else would not come.
+        // A write waits while nobody is there. Who goes between this question and the write keeps us until the next one comes.
         if self.is_deserted()? {
             return Ok(false);
         }
