@@ -97,7 +97,7 @@ pub type MadeFrom = BTreeMap<String, (String, u32)>;
 pub struct Timing {
     /// The host.
     pub host: String,
-    /// Until it answered over SSH; zero when it ran already.
+    /// Until it answered, through the hypervisor or over SSH; zero when it ran already.
     pub boot: Duration,
     /// From its turn until it was as it should be.
     pub configure: Duration,

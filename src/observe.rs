@@ -1,4 +1,5 @@
-//! Asks running hosts for their facts, all at once.
+//! Speaks with running hosts, through the hypervisor where a host listens there, else over SSH: asks them for their facts, all at
+//! once, and runs what changes them.
 
 use std::{
     cell::OnceCell,

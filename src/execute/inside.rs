@@ -1,4 +1,4 @@
-//! What is done inside a host, over one connection: facts, files, tasks.
+//! What is done inside a host, through the hypervisor or over one connection: facts, files, tasks.
 
 use std::time::{Duration, Instant};
 
