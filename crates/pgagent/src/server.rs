@@ -11,7 +11,7 @@ use pgagent_core::{
     node::{Op, Server},
 };
 use tokio::{process::Command, sync::Mutex, time::timeout};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::config::{Config, Host, Postgres};
 
@@ -97,27 +97,21 @@ impl Postgresql {
             *slot = Some(client);
         }
         let Some(client) = slot.as_ref() else { return Err("not connected".to_owned()) };
-        let answer = timeout(STATEMENT, client.simple_query(query)).await;
+        let answer = timeout(STATEMENT, rows(client, query)).await;
         let rows = match answer {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => {
                 if client.is_closed() {
                     *slot = None;
                 }
-                return Err(describe(&error));
+                return Err(error);
             }
             Err(_) => {
                 *slot = None;
                 return Err(format!("PostgreSQL did not answer within {} s", STATEMENT.as_secs()));
             }
         };
-        let row = rows.into_iter().find_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
-            }
-            _ => None,
-        });
-        Ok(row.unwrap_or_default())
+        Ok(rows.into_iter().next().unwrap_or_default())
     }
 
     /// Whether the server takes a new connection: sessions that are there live on without a postmaster.
@@ -137,7 +131,8 @@ impl Postgresql {
         execute(command.args(["kill", "--signal=KILL", unit]), STATEMENT).await.map(|_| ())
     }
 
-    async fn connect(&self, name: &str) -> Result<Client, String> {
+    /// A session of the superuser.
+    pub async fn connect(&self, name: &str) -> Result<Client, String> {
         let mut parameters = tokio_postgres::Config::new();
         parameters
             .host_path(&self.settings.socket)
@@ -314,6 +309,18 @@ impl Postgresql {
             let _ = client.simple_query("checkpoint").await;
         }
     }
+}
+
+/// The rows that statements give back, their columns as text.
+pub async fn rows(client: &Client, statements: &str) -> Result<Vec<Vec<Option<String>>>, String> {
+    let messages = client.simple_query(statements).await.map_err(|error| describe(&error))?;
+    let row = |message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+        }
+        _ => None,
+    };
+    Ok(messages.into_iter().filter_map(row).collect())
 }
 
 /// What a session of a former agent was told would otherwise be done at any time: `synchronous_standby_names` cleared after
