@@ -51,7 +51,10 @@ fn domain_xml(lab: &Lab, host: &str) -> String {
     xml.replace("type='qemu'>\n  <name>", "type='test'>\n  <name>")
         .replace("<type arch='x86_64' machine='q35'>", "<type>")
         .lines()
-        .filter(|line| !line.contains("<controller") && !line.contains("<cpu mode"))
+        .filter(|line| {
+            !["<controller", "cpu", "<feature policy"].iter().any(|part| line.contains(part))
+                || line.contains("<vcpu")
+        })
         .collect()
 }
 

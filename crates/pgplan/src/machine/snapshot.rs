@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tera::Context;
 
-use super::{Accel, BootImage, Hypervisor, MARK_URI, ROOT_PORTS, render};
+use super::{Accel, BootImage, Hypervisor, MARK_URI, ROOT_PORTS, SLOW_FEATURES, render};
 use crate::{digest::short_hash, size::KIB, topology::Vm};
 
 /// Name of the virtio port on which a copy is told who it is.
@@ -114,6 +114,7 @@ pub(super) fn hardware_context(vm: &Vm, hypervisor: &Hypervisor, image: &BootIma
     context.insert("image", image);
     context.insert("kvm", &kvm);
     context.insert("domain_type", if kvm { "kvm" } else { "qemu" });
+    context.insert("slow_features", &SLOW_FEATURES);
     context.insert("cpus", &vm.cpus);
     context.insert("memory_kib", &(vm.memory.0 / KIB));
     context.insert("root_ports", &ROOT_PORTS);
