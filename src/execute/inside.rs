@@ -279,6 +279,7 @@ fn describe(rendered: &RenderedHost, event: &Event) -> String {
         "packages" => Some(format!("install packages {}", event.item)),
         "validate" => Some(format!("accept the new {}", event.item)),
         "stop" => Some(format!("stop {}, which no role wants any more", event.item)),
+        "files" => Some("install its files".to_owned()),
         "lock" => Some("get the lock: another pgprov is at work on this host".to_owned()),
         _ => None,
     };
@@ -290,24 +291,12 @@ fn indent(text: &str) -> String {
 }
 
 fn tar(bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
-    let mut files = tar::Builder::new(Vec::new());
-    for file in &bundle.files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(file.content.len() as u64);
-        header.set_mode(file.mode);
-        header.set_mtime(clock::since_1970().as_secs());
-        header.set_username(&file.owner)?;
-        header.set_groupname(&file.group)?;
-        files.append_data(&mut header, &file.path, file.content.as_slice())?;
-    }
-    let files = files.into_inner()?;
     let mut archive = tar::Builder::new(Vec::new());
-    let scripts = bundle.scripts.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
-    for (name, content) in scripts.chain([("files.tar", files.as_slice())]) {
+    for (name, content) in &bundle.parts {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o600);
-        archive.append_data(&mut header, name, content)?;
+        archive.append_data(&mut header, name, content.as_slice())?;
     }
     Ok(archive.into_inner()?)
 }

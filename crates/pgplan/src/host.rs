@@ -42,6 +42,9 @@ pub struct HostPlan {
     /// Handlers that run when it is this host's turn; no part of what the host does by itself.
     #[serde(skip)]
     pub rolling: Vec<Roll>,
+    /// Whether the host's list of the files that pgprov installed is another than it will be.
+    #[serde(skip)]
+    pub relists: bool,
 }
 
 /// A handler that a host runs when it is its turn.
@@ -157,6 +160,7 @@ impl HostPlan {
             plan.files.iter().any(|file| Some(&*file.what) == name && file.reason != Reason::Attributes)
         };
         let wanted = |path: &String| rendered.files.iter().any(|file| file.path == *path) || replaced(path);
+        plan.relists = !rendered.kept().eq(facts.installed.iter().map(String::as_str));
         plan.remove = facts.installed.iter().filter(|path| !wanted(path)).cloned().collect();
         let asks = facts.asks.iter().filter(|path| plan.remove.contains(path));
         plan.stops = asks.filter_map(|path| apply::service_of(path)).map(str::to_owned).collect();
@@ -217,8 +221,7 @@ impl HostPlan {
 
     /// How many things change. Handlers count only when an earlier run left nothing else to do.
     pub fn len(&self) -> usize {
-        let Self { host: _, packages, directories, files, remove, stops: _, tasks, handlers, rolling: _ } =
-            self;
+        let Self { packages, directories, files, remove, tasks, handlers, .. } = self;
         match packages.len() + directories.len() + files.len() + remove.len() + tasks.len() {
             0 => handlers.len(),
             changes => changes,
@@ -239,9 +242,10 @@ impl HostPlan {
     /// First what can be done without any other host (packages, directories, files), then what may need one: tasks and
     /// handlers.
     pub fn split(self) -> (Self, Self) {
-        let Self { host, packages, directories, files, remove, stops, tasks, handlers, rolling } = self;
+        let Self { host, packages, directories, files, remove, stops, tasks, handlers, rolling, relists } =
+            self;
         let later = Self { host: host.clone(), tasks, handlers, rolling, ..Self::default() };
-        (Self { host, packages, directories, files, remove, stops, ..Self::default() }, later)
+        (Self { host, packages, directories, files, remove, stops, relists, ..Self::default() }, later)
     }
 
     /// What has to be asked to know more than that something changes.

@@ -212,6 +212,11 @@ impl RenderedHost {
         self.resumed.iter().map(script).collect()
     }
 
+    /// Paths of the files that are ours as long as a role wants them, and then go.
+    pub fn kept(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().filter(|file| !file.once).map(|file| file.path.as_str())
+    }
+
     /// The handler of that name, with its index.
     pub fn handler(&self, name: &str) -> Option<(usize, &Handler)> {
         self.handlers.iter().enumerate().find(|(_, handler)| handler.name == name)

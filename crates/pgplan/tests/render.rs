@@ -67,7 +67,7 @@ fn scripts_for_hosts_are_valid_shell() {
         for host in roles.render(&lab, &masked(&lab)).unwrap() {
             let plan = HostPlan::new(&host, None);
             let bundle = apply::bundle(&host, &plan);
-            let scripts = bundle.scripts.iter().cloned();
+            let own = scripts(bundle);
             let facts = ("facts".to_owned(), facts::script(&host));
             let logs = host.status.iter().chain(&host.logs).cloned();
             let details = ("details".to_owned(), plan.unknown(&host).script(&host));
@@ -78,15 +78,24 @@ fn scripts_for_hosts_are_valid_shell() {
                     apply::roll(&host, index, false),
                     apply::put_back(&host, index),
                 ];
-                bundles.into_iter().flat_map(|bundle| bundle.scripts)
+                bundles.into_iter().flat_map(scripts)
             });
-            for (what, script) in scripts.chain([facts, details]).chain(logs).chain(turns) {
+            for (what, script) in own.into_iter().chain([facts, details]).chain(logs).chain(turns) {
                 let interpreter: &[&str] =
                     if what.ends_with(".pl") { &["perl", "-c"] } else { &["sh", "-n"] };
                 check(interpreter, &format!("{name} {} {what}", host.host), &script);
             }
         }
     }
+}
+
+/// The parts of a bundle that run.
+fn scripts(bundle: apply::Bundle) -> Vec<(String, String)> {
+    let runs = |(name, _): &(String, Vec<u8>)| {
+        !["files", "notes", "consent"].contains(&name.as_str()) && !name.starts_with("file.")
+    };
+    let text = |(name, content)| (name, String::from_utf8(content).unwrap());
+    bundle.parts.into_iter().filter(runs).map(text).collect()
 }
 
 /// The interpreter takes the script from its standard input; with `-n` or `-c` it runs nothing.
@@ -119,7 +128,7 @@ fn a_host_that_has_everything_has_nothing_to_do() {
             let stats: String = files
                 .chain(host.directories.iter().map(|d| (&d.owner, &d.group, &d.mode, &d.path)))
                 .map(|(owner, group, mode, path)| {
-                    format!("{owner} {group} {} {path}\n", mode.trim_start_matches('0'))
+                    format!("{owner} {group} {} 1/2/3/4.5/6.7 {path}\n", mode.trim_start_matches('0'))
                 })
                 .collect();
             let sum = |f: &pgplan::render::File| format!("{}  {}\n", pgplan::digest::hex(f.bytes()), f.path);
@@ -136,7 +145,7 @@ fn a_host_that_has_everything_has_nothing_to_do() {
             let mut other = facts.clone();
             other.sums.insert(host.files[0].path.clone(), "another".to_owned());
             let bundle = apply::bundle(&host, &HostPlan::new(&host, Some(&other)));
-            if let Some((_, checks)) = bundle.scripts.iter().find(|(name, _)| name == "checks") {
+            if let Some((_, checks)) = scripts(bundle).iter().find(|(name, _)| name == "checks") {
                 for (index, task) in host.tasks.iter().enumerate() {
                     let is_looked_at = checks.contains(task.unless.trim_end());
                     assert_eq!(is_looked_at, !task.independent, "{}: {}", host.host, task.name);
@@ -182,69 +191,64 @@ fn a_host_that_has_everything_has_nothing_to_do() {
     assert!(facts::parse("@boot\nb\nm\n@stats\n").is_err(), "an answer that was cut short is no answer");
 }
 
+/// A host with those files, below a folder of this test, and the part of the script of facts that is about files.
+fn asked(name: &str, files: &[(&str, usize)]) -> (String, String) {
+    let roles = roles();
+    let lab = stock("");
+    let mut host = roles.render(&lab, &masked(&lab)).unwrap().remove(0);
+    let folder = format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"));
+    host.files.truncate(files.len());
+    for (file, (name, size)) in host.files.iter_mut().zip(files) {
+        file.path = format!("{folder}/{name}");
+        file.content = "x".repeat(*size);
+    }
+    let script = facts::script(&host);
+    let from = script.find("nl='").unwrap();
+    let end = script.find("echo @asks").unwrap();
+    let part =
+        script[from..end].replace("/run/pgprov/", &format!("{folder}/")).replace("/run/pgprov", &folder);
+    let part = part.replace(facts::INSTALLED, &format!("{folder}/installed"));
+    // Only what it says of sums: the rest is about this machine.
+    let sums = "sed -n '/^@sums$/,/^@installed$/{/^@/!p}'";
+    let functions =
+        format!("rm -rf {folder}; mkdir -p {folder}; cd {folder}\nask() {{ (\n{part}\n) | {sums}; }}\n");
+    (folder, functions)
+}
+
 /// Whoever reads a pipe waits for its writer: what stands where a file of ours belongs is not read unless it is one.
 #[test]
 fn a_host_is_asked_about_plain_files_only() {
-    let roles = roles();
-    let lab = stock("");
-    let mut host = roles.render(&lab, &masked(&lab)).unwrap().remove(0);
-    let folder = env!("CARGO_TARGET_TMPDIR").to_owned() + "/plain";
-    let script = format!(
-        "rm -rf {folder}; mkdir -p {folder}; cd {folder}; mkfifo pipe; echo text >file; ln -s file link; mkdir folder"
-    );
-    check(&["sh"], "places", &script);
-    host.files.truncate(5);
-    for (file, name) in host.files.iter_mut().zip(["pipe", "file", "link", "folder", "none"]) {
-        file.path = format!("{folder}/{name}");
-    }
-    let sums = sums_part(&host);
+    let names = ["pipe", "file", "link", "folder", "none"].map(|name| (name, 5));
+    let (folder, functions) = asked("plain", &names);
     let expected = format!("{}  {folder}/file", pgplan::digest::hex(b"text\n"));
-    check(
-        &["timeout", "20", "sh"],
-        "sums",
-        &format!(
-            "said=$({sums}\n); [ \"$said\" = \"@sums\n{expected}\" ] || {{ echo \"$said\" >&2; exit 1; }}"
-        ),
-    );
-}
-
-/// The lines of the script of facts that sum files up.
-fn sums_part(host: &RenderedHost) -> String {
-    let script = facts::script(host);
-    let lines = script.lines().skip_while(|line| !line.starts_with("plain()"));
-    lines.take_while(|line| !line.starts_with("echo @installed")).collect::<Vec<_>>().join("\n")
-}
-
-/// A program is read again when the file system says that it may be another one, and only then.
-#[test]
-fn sums_of_programs_are_remembered_for_as_long_as_nothing_touches_them() {
-    let roles = roles();
-    let lab = stock("");
-    let mut host = roles.render(&lab, &masked(&lab)).unwrap().remove(0);
-    let folder = env!("CARGO_TARGET_TMPDIR").to_owned() + "/programs";
-    host.files.truncate(2);
-    for (file, name) in host.files.iter_mut().zip(["program", "gone"]) {
-        file.path = format!("{folder}/{name}");
-        file.content = "x".repeat(1 << 20);
-    }
-    let sums = sums_part(&host).replace("/run/pgprov/sums", &format!("{folder}/sums"));
-    // The sum that is remembered is one that no file has, so that it shows whether the file was read.
     let script = format!(
-        "rm -rf {folder}; mkdir -p {folder}; cd {folder}; echo one >program
-         sums() {{ {sums}
-         }}
-         sum() {{ sha256sum {folder}/program; }}
-         expect() {{ said=$(sums); [ \"$said\" = \"@sums\n$1\" ] || {{ echo \"$2: $said\" >&2; exit 1; }}; }}
-         expect \"$(sum)\" first
-         read -r now <sums/program; printf '%s\\n%s\\n' \"$now\" 'none  program' >sums/program
-         expect 'none  program' remembered
-         chmod 700 program; expect \"$(sum)\" mode
-         echo two >program; expect \"$(sum)\" content
-         touch -d @1 program; echo six >program; touch -d @1 program; expect \"$(sum)\" time
-         cp program other; mv other program; expect \"$(sum)\" replaced
-         echo >sums/program; expect \"$(sum)\" damaged"
+        "{functions}mkfifo pipe; echo text >file; ln -s file link; mkdir folder
+         for try in 1 2; do said=$(ask); [ \"$said\" = '{expected}' ] || {{ echo \"$said\" >&2; exit 1; }}; done"
     );
-    check(&["timeout", "20", "sh"], "sums of programs", &script);
+    check(&["timeout", "20", "sh"], "sums", &script);
+}
+
+/// Files are read again when the file system says that they may be others, and only then; programs only when it says so of them.
+#[test]
+fn sums_are_remembered_for_as_long_as_nothing_touches_the_files() {
+    let (folder, functions) =
+        asked("sums", &[("program", 1 << 20), ("text", 5), ("gone", 5), ("other", 1 << 20)]);
+    // The sums that are remembered are such that no file has, so that it shows whether a file was read.
+    let script = format!(
+        "{functions}echo one >program; echo one >text; echo one >other; none=$(printf %064d 0)
+         forge() {{ sed -i \"s/[0-9a-f]*  /$none  /\" seen; }}
+         expect() {{ said=$(ask | sed \"s,{folder}/,,\"); [ \"$said\" = \"$1\" ] || {{ echo \"$2: $said\" >&2; exit 1; }}; }}
+         sum() {{ sha256sum \"$@\"; }}
+         first=$(sum program other text | sort -k2); [ \"$(ask | sed 's,{folder}/,,' | sort -k2)\" = \"$first\" ] || {{ echo first >&2; exit 1; }}
+         forge; ask | grep -qv \"^$none\" && {{ echo 'not remembered' >&2; exit 1; }}
+         echo two >text; expect \"$none  program\n$none  other\n$(sum text)\" 'a text'
+         forge; touch -d @1 text; echo six >text; touch -d @1 text; expect \"$none  program\n$none  other\n$(sum text)\" time
+         forge; chmod 700 program; expect \"$none  other\n$(sum text)\n$(sum program)\" mode
+         forge; cp program new; mv new program; expect \"$none  other\n$(sum text)\n$(sum program)\" replaced
+         forge; rm other; expect \"$none  program\n$(sum text)\" gone
+         printf \"seen='\" >seen; expect \"$(sum text)\n$(sum program)\" damaged"
+    );
+    check(&["timeout", "20", "sh"], "sums", &script);
 }
 
 /// A lab of hosts from a stock image.
@@ -270,14 +274,14 @@ fn the_boot_finishes_what_apply_began() {
 fn apply_script(roles: &Roles, lab: &Lab) -> String {
     let host = roles.render(lab, &masked(lab)).unwrap().remove(0);
     let bundle = apply::bundle(&host, &HostPlan::new(&host, None));
-    bundle.scripts.into_iter().find(|(name, _)| name == "apply.sh").unwrap().1
+    scripts(bundle).into_iter().find(|(name, _)| name == "apply.sh").unwrap().1
 }
 
 #[test]
 fn what_packages_read_is_there_before_they_are_installed() {
     let script = apply_script(&roles(), &stock(""));
     let place = |text: &str| script.find(text).unwrap_or_else(|| panic!("no {text} in\n{script}"));
-    assert!(place("etc/postgresql-common/createcluster.conf.pgprov-new") < place("apt-get"), "{script}");
+    assert!(place("/etc/postgresql-common/createcluster.conf") < place("apt-get"), "{script}");
 }
 
 #[test]

@@ -13,33 +13,16 @@ use super::{
     Change, HostPlan, Reason,
     facts::{DUE, INSTALLED, LOCK, REVERSED, RUNNING, slug},
 };
-use crate::render::{Handler, RenderedHost, Task};
+use crate::render::{File, Handler, RenderedHost, Task};
 
 /// Where the bundle is unpacked: memory, so that secrets of a failed run do not stay on the disk.
 pub const STAGE: &str = "/run/pgprov/stage";
 
-/// What to send to the host as one tar stream; `apply.sh` in it runs the rest.
+/// What to send to the host as one tar stream, which is unpacked below [`STAGE`]; `apply.sh` in it runs the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bundle {
-    /// Scripts: name below [`STAGE`] and content.
-    pub scripts: Vec<(String, String)>,
-    /// Files of the host, for a tar of their own (`files.tar` below [`STAGE`]) that is unpacked over `/`.
-    pub files: Vec<Placed>,
-}
-
-/// A file in `files.tar`: it is unpacked beside its target, and renamed when all are there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Path without the leading slash, with the suffix [`NEW`].
-    pub path: String,
-    /// The content.
-    pub content: Vec<u8>,
-    /// User that owns it.
-    pub owner: String,
-    /// Group that owns it.
-    pub group: String,
-    /// Permissions.
-    pub mode: u32,
+    /// Name and content of scripts, of lists that they read, and of the files of the host, which are called `file.` and a number.
+    pub parts: Vec<(String, Vec<u8>)>,
 }
 
 /// Where files that were replaced are kept until the handlers that they call have succeeded: in memory, like [`STAGE`].
@@ -55,8 +38,13 @@ impl Bundle {
     /// The command that receives the tar stream on stdin and runs it.
     pub fn command() -> String {
         format!(
-            "rm -rf {STAGE} && mkdir -p -m 0700 {STAGE} {DUE} && tar -x --no-same-owner -C {STAGE} && sh {STAGE}/apply.sh </dev/null"
+            "{{ [ ! -e {STAGE} ] || rm -rf {STAGE}; }} && mkdir -p -m 0700 {STAGE} {DUE} && tar -x --no-same-owner -C {STAGE} && \
+             sh {STAGE}/apply.sh </dev/null"
         )
+    }
+
+    fn add(&mut self, name: impl Into<String>, content: impl Into<Vec<u8>>) {
+        self.parts.push((name.into(), content.into()));
     }
 }
 
@@ -76,31 +64,43 @@ pub struct Event {
 
 /// Packs what the plan changes.
 pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
-    let placed = plan.files.iter().filter(|change| change.reason != Reason::Attributes).map(|change| {
-        let file = &rendered.files[change.index];
-        Placed {
-            path: format!("{}{NEW}", file.path.trim_start_matches('/')),
-            content: file.bytes().to_vec(),
-            owner: file.owner.clone(),
-            group: file.group.clone(),
-            mode: u32::from_str_radix(&file.mode, 8).unwrap_or(0o600),
-        }
-    });
-    let consent: String = plan.losses().map(|line| format!("{line}\n")).collect();
-    let mut scripts = vec![
-        ("apply.sh".to_owned(), script(rendered, plan)),
-        ("rename.pl".to_owned(), RENAME.replace("@NEW@", NEW)),
-        ("consent".to_owned(), consent),
-    ];
-    scripts.extend(checks(rendered, plan));
+    let mut bundle = Bundle::default();
+    bundle.add("apply.sh", script(rendered, plan));
+    bundle.add("consent", plan.losses().map(|line| format!("{line}\n")).collect::<String>());
+    if contents(plan).next().is_some() {
+        bundle.add("files.pl", with_places(FILES));
+        bundle.add("files", contents(plan).map(|change| entry(rendered, change)).collect::<String>());
+        let called = plan.called(rendered);
+        bundle
+            .add("notes", notes(&called.keys().collect(), &plan.reversed(rendered), "{how} {path} {text}\n"));
+    }
+    for change in contents(plan) {
+        bundle.add(format!("file.{}", change.index), rendered.files[change.index].bytes());
+    }
+    if let Some(checks) = checks(rendered, plan) {
+        bundle.add("checks", checks);
+    }
     for (index, task) in tasks(rendered, plan) {
-        scripts.push((format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless)));
-        scripts.push((format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run)));
+        bundle.add(format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless));
+        bundle.add(format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run));
     }
     for (index, handler) in rendered.handlers.iter().enumerate() {
-        scripts.push((format!("handler.{index}"), handler.run.clone()));
+        bundle.add(format!("handler.{index}"), handler.run.as_str());
     }
-    Bundle { scripts, files: placed.collect() }
+    bundle
+}
+
+/// Files that get another content.
+fn contents(plan: &HostPlan) -> impl Iterator<Item = &Change> {
+    plan.files.iter().filter(|change| change.reason != Reason::Attributes)
+}
+
+/// A line of the list that `files.pl` reads.
+fn entry(rendered: &RenderedHost, change: &Change) -> String {
+    let file = &rendered.files[change.index];
+    let (index, File { owner, group, mode, path, .. }) = (change.index, file);
+    let is_kept = change.reason == Reason::Content && !file.notify.is_empty();
+    format!("{index} {owner} {group} {mode} {} {path}\n", u8::from(is_kept))
 }
 
 /// The service that a file under systemd's folder belongs to: its unit, or an addition to it.
@@ -133,7 +133,7 @@ const PRELUDE: &str = r#"set -u
 cd @STAGE@ || exit 1
 exec 9>@LOCK@ && flock -w 300 9 || { echo '{"event":"failed","kind":"lock","item":"@LOCK@"}'; exit 75; }
 # Also when whoever sent this is gone, and what is said has nowhere to go.
-trap 'cd / && rm -rf @STAGE@' EXIT
+trap '[ ! -e @STAGE@ ] || { cd / && rm -rf @STAGE@; }' EXIT
 trap 'exit 1' HUP INT PIPE TERM
 say() { printf '{"event":"%s","kind":"%s","item":"%s"}\n' "$1" "$2" "$3"; }
 fail() {
@@ -162,50 +162,31 @@ undo() {
   fail handler "$handler"
 }
 # Old files are of use until all handlers have succeeded.
-forget() { set -- @DUE@/*; [ -e "$1" ] || rm -rf @OLD@; }
+forget() { set -- @DUE@/*; [ -e "$1" ] || [ ! -e @OLD@ ] || rm -rf @OLD@; }
+# The work is done: what was needed for it goes, in one process.
+end() { set -- @DUE@/*; if [ -e "$1" ]; then set --; else set -- @OLD@; fi; cd / && rm -rf @STAGE@ "$@"; }
 "#;
 
-/// Gives files their names: all of them, or those that had theirs are as they were. What stands there is read before the first
-/// is renamed; after that only a power cut comes between, and the boot finishes what it left.
-const RENAME: &str = r#"use strict;
-umask 077;
-chomp(my @paths = <STDIN>);
-my %old;
-for my $path (@paths) {
-  if (-d $path && !-l $path) { unlink map {"$_@NEW@"} @paths; die "$path: Is a directory\n" }
-  # What is no file, like a pipe, is replaced and cannot be put back; to open it might wait for ever.
-  next unless -f $path;
-  open my $file, '<:raw', $path or next;
-  my ($mode, $uid, $gid) = (stat $file)[2, 4, 5];
-  $old{$path} = [do { local $/; <$file> } // '', $mode & 07777, $uid, $gid];
-}
-my @renamed;
-for my $path (@paths) {
-  if (rename "$path@NEW@", $path) { push @renamed, $path; next }
-  my $why = "$path: $!\n";
-  for my $path (@renamed) {
-    my ($text, $mode, $uid, $gid) = @{$old{$path} or unlink($path), next};
-    open my $file, '>:raw', "$path@NEW@" or die "$why$path: $!\n";
-    chown $uid, $gid, $file;
-    chmod $mode, $file;
-    print $file $text;
-    close $file && rename "$path@NEW@", $path or die "$why$path: $!\n";
-  }
-  unlink map {"$_@NEW@"} @paths;
-  die $why;
-}
-print map {"$_\n"} @paths;
-"#;
+/// Puts files where they belong.
+const FILES: &str = include_str!("files.pl");
 
-fn prelude() -> String {
-    let places = [("@STAGE@", STAGE), ("@LOCK@", LOCK), ("@OLD@", OLD), ("@NEW@", NEW), ("@DUE@", DUE)];
-    places.into_iter().fold(PRELUDE.to_owned(), |text, (mark, value)| text.replace(mark, value))
+/// A script with the places of things in it.
+fn with_places(script: &str) -> String {
+    let places = [
+        ("@STAGE@", STAGE),
+        ("@LOCK@", LOCK),
+        ("@OLD@", OLD),
+        ("@NEW@", NEW),
+        ("@DUE@", DUE),
+        ("@PLACING@", PLACING),
+    ];
+    places.into_iter().fold(script.to_owned(), |text, (mark, value)| text.replace(mark, value))
 }
 
 /// What a host does when it is its turn to run the handler with that index: nothing when it is not due any more, unless it
 /// was `asked` for.
 pub fn roll(rendered: &RenderedHost, index: usize, asked: bool) -> Bundle {
-    let mut out = prelude();
+    let mut out = with_places(PRELUDE);
     let handler = &rendered.handlers[index];
     let note = format!("{DUE}/{}", slug(&handler.name));
     if asked {
@@ -213,19 +194,22 @@ pub fn roll(rendered: &RenderedHost, index: usize, asked: bool) -> Bundle {
     }
     let _ = write!(
         out,
-        "if [ -e {note} ]; then\n{}fi\nforget\ncd / && rm -rf {STAGE}\nsay done all ''\n",
-        run(rendered, index, handler)
+        "if [ -e {note} ]; then\n{}rm -f{}\nfi\nend\nsay done all ''\n",
+        run(rendered, index, handler),
+        done(rendered, handler)
     );
-    let scripts = vec![("apply.sh".to_owned(), out), (format!("handler.{index}"), handler.run.clone())];
-    Bundle { scripts, files: Vec::new() }
+    let mut bundle = Bundle::default();
+    bundle.add("apply.sh", out);
+    bundle.add(format!("handler.{index}"), handler.run.as_str());
+    bundle
 }
 
 /// What a host does whose turn does not come, because the handler failed on another host: the files that call it are as they
 /// were, and the handlers that do not take turns hear of it.
 pub fn put_back(rendered: &RenderedHost, index: usize) -> Bundle {
-    let mut out = prelude();
+    let mut out = with_places(PRELUDE);
     let name = &rendered.handlers[index].name;
-    let mut scripts = Vec::new();
+    let mut bundle = Bundle::default();
     let _ = writeln!(out, "if put_back {}; then\n rm -f {DUE}/{}", calling(rendered, name), slug(name));
     let others: BTreeSet<&String> = rendered
         .files
@@ -235,13 +219,13 @@ pub fn put_back(rendered: &RenderedHost, index: usize) -> Bundle {
         .collect();
     for (index, handler) in rendered.handlers.iter().enumerate() {
         if handler.rolling.is_none() && others.contains(&handler.name) {
-            scripts.push((format!("handler.{index}"), handler.run.clone()));
+            bundle.add(format!("handler.{index}"), handler.run.as_str());
             let _ = writeln!(out, "step {} sh -e handler.{index} || fail handler {index}", handler.seconds);
         }
     }
-    let _ = write!(out, ":; fi\nforget\ncd / && rm -rf {STAGE}\nsay done all ''\n");
-    scripts.push(("apply.sh".to_owned(), out));
-    Bundle { scripts, files: Vec::new() }
+    out.push_str(":; fi\nend\nsay done all ''\n");
+    bundle.add("apply.sh", out);
+    bundle
 }
 
 /// Paths of the files that call that handler, for the shell.
@@ -251,7 +235,7 @@ fn calling(rendered: &RenderedHost, handler: &String) -> String {
 }
 
 fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
-    let mut out = prelude();
+    let mut out = with_places(PRELUDE);
     out.push_str("forget\n");
     packages(&mut out, rendered, plan);
     for change in &plan.directories {
@@ -276,13 +260,14 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     for (index, handler) in rendered.handlers.iter().enumerate() {
         out.push_str(&run_handler(rendered, index, handler));
     }
-    let kept = rendered.files.iter().filter(|file| !file.once).map(|file| file.path.as_str());
-    let list: String = kept.map(|path| format!("{path}\n")).collect();
-    let _ = write!(
-        out,
-        "mkdir -p /var/lib/pgprov && cat >{INSTALLED}.new <<'END' && mv {INSTALLED}.new {INSTALLED} || fail list {INSTALLED}\n\
-         {list}END\nforget\ncd / && rm -rf {STAGE}\nsync -f / || fail list sync\nsay done all ''\n"
-    );
+    if plan.relists || !plan.remove.is_empty() {
+        let list: String = rendered.kept().map(|path| format!("{path}\n")).collect();
+        let _ = write!(
+            out,
+            "mkdir -p /var/lib/pgprov && cat >{INSTALLED}.new <<'END' && mv {INSTALLED}.new {INSTALLED} || fail list {INSTALLED}\n{list}END\n"
+        );
+    }
+    out.push_str("end\nsync -f / || fail list sync\nsay done all ''\n");
     out
 }
 
@@ -292,15 +277,8 @@ fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     if plan.packages.is_empty() {
         return;
     }
-    let early = |change: &&Change| {
-        change.reason != Reason::Attributes && rendered.files[change.index].before_packages
-    };
-    for Change { what: path, .. } in plan.files.iter().filter(early) {
-        let member = format!("{}{NEW}", path.trim_start_matches('/'));
-        let _ = writeln!(
-            out,
-            "tar -x -p --same-owner -C / -f files.tar {member} 2>log && mv {path}{NEW} {path} 2>>log || fail file {path}"
-        );
+    for change in contents(plan).filter(|change| rendered.files[change.index].before_packages) {
+        let _ = writeln!(out, "perl files.pl early {} 2>log || fail file {}", change.index, change.what);
     }
     let list = plan.packages.join(" ");
     let mut options = "-o DPkg::Lock::Timeout=120 -o DPkg::Options::=--force-confold".to_owned();
@@ -323,68 +301,35 @@ fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     );
 }
 
-/// Candidates lie beside their targets and are validated before the first is renamed; when one is refused, all go. Two processes for all files: under
-/// emulation each one costs a hundredth of a second.
+/// Candidates lie beside their targets and are validated before the first is renamed; when one is refused, all go.
 fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
-    let (attributes, contents): (Vec<_>, Vec<_>) =
-        plan.files.iter().partition(|change| change.reason == Reason::Attributes);
-    if !contents.is_empty() {
-        // A list of an earlier run must not bring candidates in that are not validated yet. The new one is there before
-        // its files are: should this end here, the next facts know them.
-        let list: String = contents.iter().map(|change| format!("{}\n", change.what)).collect();
+    let mut is_placed = false;
+    for change in contents(plan) {
+        let Some(validate) = &rendered.files[change.index].validate else { continue };
+        if !is_placed {
+            out.push_str(
+                "perl files.pl place 2>log || fail files ''\nrefuse() { perl files.pl drop; fail \"$@\"; }\n",
+            );
+            is_placed = true;
+        }
+        let path = &change.what;
         let _ = writeln!(
             out,
-            "mkdir -p /var/lib/pgprov && rm -f {PLACING}\n\
-             cat >{PLACING}{NEW} <<'END' 2>log || fail file {PLACING}\n{list}END\n\
-             refuse() {{ while read -r path; do rm -f \"$path{NEW}\"; done <{PLACING}{NEW}; rm -f {PLACING}{NEW}; fail \"$@\"; }}\n\
-             tar -x -p --same-owner -C / -f files.tar 2>log || refuse file files.tar"
+            "cat >validate <<'END_OF_VALIDATE'\n{validate}\nEND_OF_VALIDATE\n\
+             step 60 sh validate {path}{NEW} || refuse validate {path}"
         );
     }
-    for change in &contents {
-        if let Some(validate) = &rendered.files[change.index].validate {
-            let path = &change.what;
-            let _ = writeln!(
-                out,
-                "cat >validate <<'END_OF_VALIDATE'\n{validate}\nEND_OF_VALIDATE\n\
-                 step 60 sh validate {path}{NEW} || refuse validate {path}"
-            );
-        }
+    match contents(plan).next() {
+        // Changed files call handlers also when only their owner changes.
+        None => out.push_str(&written(&plan.called(rendered).keys().collect(), &plan.reversed(rendered))),
+        Some(_) if is_placed => out.push_str("perl files.pl commit 2>log || fail files ''\n"),
+        Some(_) => out.push_str("perl files.pl place commit 2>log || fail files ''\n"),
     }
-    let called = plan.called(rendered);
-    let _ = writeln!(out, "{}", notes(&called.keys().collect(), &plan.reversed(rendered)));
-    if !contents.is_empty() {
-        keep_old(out, rendered, &contents);
-        let report = "while read -r path; do say done file \"$path\"; done <renamed";
-        // A file that got its name before its content was on the disk would be empty after a power cut. The list gets its
-        // name before they do, and loses it after they did: names reach the disk in order.
-        let _ = write!(
-            out,
-            "sync -f / /var/lib/pgprov || fail file sync\nmv {PLACING}{NEW} {PLACING}\n\
-             perl rename.pl >renamed 2>log <{PLACING} || {{ sync -f /; rm -f {PLACING}; fail file rename; }}\nrm {PLACING}\n{report}\n"
-        );
-    }
-    for change in &attributes {
-        let file = &rendered.files[change.index];
-        let (owner, group, mode, path) = (&file.owner, &file.group, &file.mode, &file.path);
+    for change in plan.files.iter().filter(|change| change.reason == Reason::Attributes) {
+        let File { owner, group, mode, path, .. } = &rendered.files[change.index];
         let _ = writeln!(
             out,
             "chown {owner}:{group} {path} 2>log && chmod {mode} {path} 2>>log || fail file {path}; say done file {path}"
-        );
-    }
-}
-
-/// Files that handlers read are kept as they were. Those that an earlier run kept are older, and stay.
-fn keep_old(out: &mut String, rendered: &RenderedHost, contents: &[&Change]) {
-    let called = |change: &&&Change| {
-        change.reason == Reason::Content && !rendered.files[change.index].notify.is_empty()
-    };
-    let paths: Vec<&str> =
-        contents.iter().filter(called).map(|change| change.what.trim_start_matches('/')).collect();
-    if !paths.is_empty() {
-        let _ = writeln!(
-            out,
-            "mkdir -p -m 0700 {OLD} && tar -c -C / {} 2>log | tar -x -p --same-owner --skip-old-files -C {OLD} 2>>log || fail file old",
-            paths.join(" ")
         );
     }
 }
@@ -398,7 +343,7 @@ fn tasks<'a>(rendered: &'a RenderedHost, plan: &HostPlan) -> impl Iterator<Item 
 
 /// Looks in one process at the tasks that had nothing to do when the host was asked: as a rule they have nothing to do now
 /// either, with the new files, and under emulation two processes for each of them add up to a second.
-fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<(String, String)> {
+fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<String> {
     let due: BTreeSet<usize> = plan.tasks.iter().map(|change| change.index).collect();
     let done = tasks(rendered, plan).filter(|(index, _)| !due.contains(index));
     let checks: String = done
@@ -409,12 +354,12 @@ fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<(String, String)> 
             }
         })
         .collect();
-    (!checks.is_empty()).then(|| ("checks".to_owned(), format!("{RUNNING}{checks}")))
+    (!checks.is_empty()).then(|| format!("{RUNNING}{checks}"))
 }
 
 /// What a task has done may give those after it something to do: they look again.
 fn run_task(index: usize, task: &Task) -> String {
-    let notes = notes(&task.notify.iter().collect(), &BTreeSet::new());
+    let notes = written(&task.notify.iter().collect(), &BTreeSet::new());
     let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
     format!(
         "if [ -e done.{index} ] || step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
@@ -434,7 +379,7 @@ fn run_handler(rendered: &RenderedHost, index: usize, handler: &Handler) -> Stri
         );
     }
     format!(
-        "if [ -e {note} ]; then\nif [ ! -e 'started.{unit}' ]; then\n{}fi\nrm -f{}; fi\n",
+        "if [ -e {note} ]; then\nif [ ! -e 'started.{unit}' ]; then\n{}fi\nrm -f{}\nfi\n",
         run(rendered, index, handler),
         done(rendered, handler)
     )
@@ -444,9 +389,8 @@ fn run(rendered: &RenderedHost, index: usize, handler: &Handler) -> String {
     let (seconds, note) = (handler.seconds, slug(&handler.name));
     format!(
         "say start handler {index}\nstep {seconds} sh -e handler.{index} || undo {index} {seconds} {DUE}/{note} {}\n\
-         say done handler {index}\nrm -f{}\n",
-        calling(rendered, &handler.name),
-        done(rendered, handler)
+         say done handler {index}\n",
+        calling(rendered, &handler.name)
     )
 }
 
@@ -456,13 +400,19 @@ fn done(rendered: &RenderedHost, handler: &Handler) -> String {
     std::iter::once(handler).chain(covered).map(|done| format!(" {DUE}/{}", slug(&done.name))).collect()
 }
 
-/// Shell commands that note that the handlers of those names are due. They come before what calls the handlers: between
+/// Notes that the handlers of those names are due, each in that form. They are written before what calls the handlers: between
 /// the change and the handler the script may be killed.
-fn notes(names: &BTreeSet<&String>, reversed: &BTreeSet<String>) -> String {
-    let note = |name: &&String| match reversed.contains(*name) {
-        true => format!("echo {REVERSED} >{DUE}/{}; ", slug(name)),
+fn notes(names: &BTreeSet<&String>, reversed: &BTreeSet<String>, form: &str) -> String {
+    let note = |name: &&String| {
+        let path = format!("{DUE}/{}", slug(name));
         // Not empty: its time is that of the last note.
-        false => format!("echo >>{DUE}/{}; ", slug(name)),
+        let (how, text) = if reversed.contains(*name) { (">", REVERSED) } else { (">>", "") };
+        form.replace("{how}", how).replace("{path}", &path).replace("{text}", text)
     };
     names.iter().map(note).collect()
+}
+
+/// As shell commands.
+fn written(names: &BTreeSet<&String>, reversed: &BTreeSet<String>) -> String {
+    notes(names, reversed, "echo {text} {how}{path}\n")
 }

@@ -25,11 +25,12 @@ pub const DUE: &str = "/run/pgprov/due";
 /// What such a note says of a handler that hosts run in the other order.
 pub const REVERSED: &str = "reversed";
 
-/// Where the host keeps the sums of programs, with what the file system says of the file that was summed up: for as long as that
-/// is the same it need not be read again, which takes an emulated host a twentieth of a second for each. In memory, like [`DUE`].
-const SUMS: &str = "/run/pgprov/sums";
+/// Where the host keeps what it last said of files, with what the file system said of each: for as long as that is the same they
+/// need not be read again, which costs an emulated host a twentieth of a second for each program, and two processes for the
+/// rest. In memory, like [`DUE`]; the shell reads it by itself.
+const SEEN: &str = "/run/pgprov/seen";
 
-/// From this size on, in bytes, a file counts as a program there.
+/// From this size on, in bytes, a file counts as a program: those that did not change are not read when others did.
 const PROGRAM: usize = 256 << 10;
 
 /// A shell function for the checks of tasks: `running UNIT` succeeds while a service has processes. It asks the kernel,
@@ -109,51 +110,9 @@ pub fn script(rendered: &RenderedHost) -> String {
         "exec 9>{LOCK} && flock -w 120 9 || {{ echo 'another pgprov is at work on this host' >&2; exit 75; }}\n\
          echo @boot; read -r id </proc/sys/kernel/random/boot_id; echo \"$id\"; read -r id </etc/machine-id; echo \"$id\"\n"
     );
-    let files: Vec<&str> = rendered.files.iter().map(|file| file.path.as_str()).collect();
-    let directories = rendered.directories.iter().map(|directory| directory.path.as_str());
-    let paths: Vec<&str> = files.iter().copied().chain(directories).collect();
-    if !paths.is_empty() {
-        let _ = writeln!(out, "echo @stats; stat -c '%U %G %a %n' {} 2>/dev/null", paths.join(" "));
+    if !rendered.files.is_empty() {
+        out.push_str(&files(rendered));
     }
-    if !files.is_empty() {
-        let (programs, texts): (Vec<_>, Vec<_>) =
-            rendered.files.iter().partition(|file| file.bytes().len() >= PROGRAM);
-        let paths =
-            |files: Vec<&File>| files.iter().map(|file| format!(" {}", file.path)).collect::<String>();
-        // Only of plain files: whoever reads a pipe waits for its writer, with the lock.
-        let _ = write!(
-            out,
-            "plain() {{ [ -f $1 ] && [ ! -L $1 ]; }}\n\
-             texts=; for path in{}; do ! plain $path || texts=\"$texts $path\"; done\n\
-             echo @sums; [ -z \"$texts\" ] || sha256sum $texts 2>/dev/null\n",
-            paths(texts)
-        );
-        if !programs.is_empty() {
-            let _ = write!(
-                out,
-                "[ -d {SUMS} ] || mkdir -p {SUMS}; for path in{}; do plain $path || continue\n\
-                 now=$(stat -c '%d %i %s %y %z' $path) known={SUMS}/${{path##*/}}\n\
-                 {{ read -r then; read -r sum; }} 2>/dev/null <$known && [ \"$then\" = \"$now\" ] ||\n\
-                 {{ sum=$(sha256sum $path) && printf '%s\\n%s\\n' \"$now\" \"$sum\" >$known; }}\n\
-                 echo \"$sum\"; done 2>/dev/null\n",
-                paths(programs)
-            );
-        }
-    }
-    // What a run left that was interrupted while it installed files is ours too.
-    let _ = writeln!(
-        out,
-        "echo @installed; cat {INSTALLED} 2>/dev/null\n\
-         for list in {PLACING} {PLACING}{NEW}; do [ ! -e $list ] || {{ echo $list; while read -r path; do\n\
-         [ ! -e \"$path{NEW}\" ] || echo \"$path{NEW}\"; done <$list; }}; done"
-    );
-    let units = files.iter().filter(|path| service_of(path).is_some());
-    let wanted: String = units.map(|path| format!("{path} | ")).collect();
-    let _ = writeln!(
-        out,
-        "echo @asks; while read -r path; do case $path in {wanted}-) ;;\n\
-         /etc/systemd/system/*) ! grep -qs '^X-StopOnRemoval=ask' \"$path\" || echo \"$path\" ;; esac; done 2>/dev/null <{INSTALLED}"
-    );
     if !rendered.packages.is_empty() {
         let format = "-f '${Package} ${db:Status-Abbrev}\\n'";
         let _ = writeln!(
@@ -178,20 +137,87 @@ pub fn script(rendered: &RenderedHost) -> String {
     );
     let rolling = rendered.handlers.iter().enumerate();
     for (index, rolling) in rolling.filter_map(|(index, handler)| Some((index, handler.rolling.as_ref()?))) {
-        let _ = writeln!(out, "echo @leads; ({}) >/dev/null 2>&1 </dev/null && echo {index}", rolling.leads);
+        let _ = writeln!(out, "echo @leads; {} && echo {index}", check(&rolling.leads));
     }
     out.push_str(RUNNING);
     out.push_str("echo @done\n");
     for (index, task) in rendered.tasks.iter().enumerate() {
-        let _ =
-            writeln!(out, "(\n{}\n) >/dev/null 2>&1 </dev/null 9>&- && echo {index}", task.unless.trim_end());
+        let _ = writeln!(out, "{} && echo {index}", check(&task.unless));
     }
-    for script in &rendered.refuse {
+    for script in rendered.refuse.iter().filter(|script| !script.trim().is_empty()) {
         let _ = writeln!(out, "echo @refusals; (\n{}\n) 2>/dev/null </dev/null 9>&-", script.trim_end());
     }
     out.push_str("echo @end\n");
     out
 }
+
+/// A check, whose status is what counts. One that only asks and changes nothing in the shell needs none of its own, which costs
+/// an emulated host most of a hundredth of a second.
+pub(super) fn check(script: &str) -> String {
+    let script = script.trim_end();
+    let parts = || script.split(['\n', '|', '&']).map(str::trim).filter(|part| !part.is_empty());
+    let asks =
+        |part: &str| ["test ", "! test ", "running ", "! running "].iter().any(|word| part.starts_with(word));
+    let is_plain =
+        parts().next().is_some() && parts().all(asks) && !script.contains([';', '`', '(', '{', '#']);
+    let (open, close) = if is_plain { ("{", "}") } else { ("(", ")") };
+    format!("{open}\n{script}\n{close} >/dev/null 2>&1 </dev/null 9>&-")
+}
+
+/// What is asked of files. `stat` tells of all of them, and the list of those that are installed, and after `/` of folders, which
+/// change with what is in them. What was said with the very same answer is said again.
+fn files(rendered: &RenderedHost) -> String {
+    let (programs, texts): (Vec<_>, Vec<_>) =
+        rendered.files.iter().partition(|file| file.bytes().len() >= PROGRAM);
+    let paths = |files: &[&File]| files.iter().map(|file| format!(" {}", file.path)).collect::<String>();
+    let (programs, texts) = (paths(&programs), paths(&texts));
+    let folders: String = rendered.directories.iter().map(|folder| format!(" {}", folder.path)).collect();
+    let units =
+        rendered.files.iter().map(|file| file.path.as_str()).filter(|path| service_of(path).is_some());
+    let units: String = units.map(|path| format!("{path} | ")).collect();
+    FILES
+        .replace("@TEXTS@", &texts)
+        .replace("@PROGRAMS@", &programs)
+        .replace("@FOLDERS@", &folders)
+        .replace("@UNITS@", &units)
+        .replace("@INSTALLED@", INSTALLED)
+        .replace("@PLACING@", PLACING)
+        .replace("@NEW@", NEW)
+        .replace("@SEEN@", SEEN)
+}
+
+// Only plain files are read: whoever reads a pipe waits for its writer, with the lock. What a run left that was interrupted while
+// it installed files is ours too.
+const FILES: &str = r#"nl='
+'
+stats=$(stat -c '%U %G %a %d/%i/%s/%.9Y/%.9Z %n' @INSTALLED@@TEXTS@@PROGRAMS@ /@FOLDERS@ 2>/dev/null)
+now=$nl${stats%% /"$nl"*}$nl
+seen= sums= installed=
+[ ! -e @SEEN@ ] || command . @SEEN@ 2>/dev/null || seen=
+if [ "$now" != "$seen" ]; then
+plain() { [ -f $1 ] && [ ! -L $1 ]; }
+# line TEXT END: the line of the text that ends so.
+line() { line=${1%%"$2$nl"*}; [ "$line" != "$1" ] && line=${line##*"$nl"}; }
+read=
+for path in@TEXTS@; do ! plain $path || read="$read $path"; done
+kept=
+for path in@PROGRAMS@; do
+plain $path || continue
+line "$now" " $path" && is=$line && line "$seen" " $path" && [ "$line" = "$is" ] && line "$sums$nl" "  $path" &&
+kept="$kept$line  $path$nl" || read="$read $path"
+done
+sums=$kept$([ -z "$read" ] || sha256sum $read 2>/dev/null)
+installed=$(cat @INSTALLED@ 2>/dev/null)
+[ -d /run/pgprov ] || mkdir -p /run/pgprov
+printf "seen='%s'\nsums='%s'\ninstalled='%s'\n" "$now" "$sums" "$installed" >@SEEN@.new && mv @SEEN@.new @SEEN@
+fi
+printf '@stats\n%s\n@sums\n%s\n@installed\n%s\n' "$stats" "$sums" "$installed"
+for list in @PLACING@ @PLACING@@NEW@; do [ ! -e $list ] || { echo $list; while read -r path; do
+[ ! -e "$path@NEW@" ] || echo "$path@NEW@"; done <$list; }; done
+echo @asks
+for path in $installed; do case $path in @UNITS@-) ;;
+/etc/systemd/system/*) ! grep -qs '^X-StopOnRemoval=ask' "$path" || echo "$path" ;; esac; done
+"#;
 
 /// What is asked apart, when a host is not as it should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -262,9 +288,10 @@ pub fn parse(output: &str) -> Result<Facts, String> {
         match part {
             "boot" => boot.push(line.trim().to_owned()),
             "stats" => {
-                let mut words = line.splitn(4, ' ');
-                if let (Some(owner), Some(group), Some(mode), Some(path)) =
-                    (words.next(), words.next(), words.next(), words.next())
+                let mut words = line.splitn(5, ' ');
+                // The fourth is for the host itself: whether it has to read the file again.
+                if let (Some(owner), Some(group), Some(mode), Some(_), Some(path)) =
+                    (words.next(), words.next(), words.next(), words.next(), words.next())
                 {
                     let stat =
                         Stat { owner: owner.to_owned(), group: group.to_owned(), mode: mode.to_owned() };
@@ -276,7 +303,7 @@ pub fn parse(output: &str) -> Result<Facts, String> {
                     facts.sums.insert(path.to_owned(), sum.to_owned());
                 }
             }
-            "installed" => facts.installed.push(line.to_owned()),
+            "installed" if !line.is_empty() => facts.installed.push(line.to_owned()),
             "asks" => facts.asks.push(line.to_owned()),
             "packages" => {
                 if let Some((name, "ii")) = line.trim_end().split_once(' ') {
