@@ -61,6 +61,10 @@ case $(in_root dpkg-query -W -f '${Version}' systemd) in
   252*) sed -i '/^ImportCredential=/d' "$root/etc/systemd/system/service.d/lab.conf" ;; # unknown to this one
 esac
 
+# --- What a role installs on every host starts at boot: linked here, it need not be by each of them -----------------
+mkdir -p "$root/etc/systemd/system/sysinit.target.wants"
+ln -s /etc/systemd/system/pgprov-files.service "$root/etc/systemd/system/sysinit.target.wants/"
+
 # --- udev: only the rules that a machine of virtio devices needs ---------------------------------------------------
 for rules in "$root"/usr/lib/udev/rules.d/*.rules; do
   case ${rules##*/} in
@@ -70,7 +74,7 @@ for rules in "$root"/usr/lib/udev/rules.d/*.rules; do
 done
 rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin"
 
-# --- PostgreSQL: a data directory to copy; see new-cluster ------------------------------------------------------------
+# --- PostgreSQL: a data directory to take; see own-cluster ------------------------------------------------------------
 in_root install -d -o postgres -g postgres /usr/lib/pgprov/postgres
 for bin in "$root"/usr/lib/postgresql/*/bin; do
   version=$(basename "$(dirname "$bin")")

@@ -95,7 +95,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         include_str!("../../images/files/etc/systemd/system/systemd-udev-trigger.service.d/lab.conf"),
     ),
     ("files/etc/udev/rules.d/99-lab.rules", include_str!("../../images/files/etc/udev/rules.d/99-lab.rules")),
-    ("files/usr/lib/pgprov/new-cluster", include_str!("../../images/files/usr/lib/pgprov/new-cluster")),
+    ("files/usr/lib/pgprov/own-cluster", include_str!("../../images/files/usr/lib/pgprov/own-cluster")),
     ("files/usr/lib/pgprov/identity", include_str!("../../images/files/usr/lib/pgprov/identity")),
 ];
 

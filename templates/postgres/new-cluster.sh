@@ -1,10 +1,12 @@
 rm -rf {{ pg.data }}.new
-install -d -o postgres -g postgres -m 0700 {{ pg.data }}.new
+install -d -o postgres -g postgres /var/lib/postgresql/{{ pg.version }}
 cd /
-# Our images have the result of initdb, to be copied under a new system identifier.
-if [ -d /usr/lib/pgprov/postgres/{{ pg.version }} ]; then
-  {{ pg.as_postgres }} /usr/lib/pgprov/new-cluster {{ pg.version }} {{ pg.data }}.new
+# Our images have the result of initdb, which gets a system identifier of its own. Moved, because a copy of a thousand files
+# takes an emulated host a second: should the data directory be lost, initdb makes the next one.
+if [ -x /usr/lib/pgprov/own-cluster ] && mv /usr/lib/pgprov/postgres/{{ pg.version }} {{ pg.data }}.new; then
+  {{ pg.as_postgres }} /usr/lib/pgprov/own-cluster {{ pg.version }} {{ pg.data }}.new
 else
+  install -d -o postgres -g postgres -m 0700 {{ pg.data }}.new
   {{ pg.as_postgres }} {{ pg.bin }}/initdb -D {{ pg.data }}.new --data-checksums --encoding=UTF8 --locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256
 fi

@@ -1,4 +1,5 @@
 {% include "postgres/objects-quiet.sql" %}
+\g
 -- Prints t when objects.sql has nothing to do. One pass over each catalog: this runs at every `pgprov up`.
 with
 {% include "postgres/objects-wanted.sql" %}

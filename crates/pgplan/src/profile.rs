@@ -54,6 +54,9 @@ pub struct Server {
     /// psql as user postgres, for scripts. Not the one on the PATH of Debian: that is a wrapper in Perl, which costs an
     /// emulated machine a second.
     pub psql: String,
+    /// What runs SQL from its input as superuser, cheaper than that where it can: the agent's own client. Lines `\\g` end what
+    /// is sent at once.
+    pub ask: String,
     /// How hosts trust each other, for a connection string: `sslmode` and what belongs to it.
     pub tls: &'static str,
     /// Profile of the computed settings.
@@ -68,6 +71,7 @@ pub struct Server {
 pub fn server(lab: &Lab, host: &Host) -> Server {
     let version = lab.postgres.version;
     let (restart, reload) = settings(lab, host).into_iter().partition(|setting| setting.restart);
+    let psql = format!("{AS_POSTGRES} {}/psql -XAtq", bin(version));
     Server {
         version,
         bin: bin(version),
@@ -75,7 +79,11 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
         conf: format!("/etc/postgresql/{version}/main"),
         unit: format!("postgresql@{version}-main.service"),
         log: format!("{LOG_DIRECTORY}/{}", log_name(version)),
-        psql: format!("{AS_POSTGRES} {}/psql -XAtq", bin(version)),
+        ask: match lab.failover.engine {
+            FailoverEngine::Pgagent => "/usr/local/sbin/pgagent ask".to_owned(),
+            _ => format!("{psql} -f -"),
+        },
+        psql,
         as_postgres: AS_POSTGRES.to_owned(),
         tls: tls_options(lab),
         profile: lab.postgres.profile,

@@ -1,0 +1,228 @@
+//! Scripts that hosts run, run here: on files in a folder of the test, and on processes that it starts.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test may read and write files, and run the shell; the planner may not"
+)]
+
+mod sources;
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use pgplan::{
+    host::{Facts, HostPlan, apply},
+    lab::Pins,
+    render::RenderedHost,
+    schema,
+    secrets::Secrets,
+    topology::Topology,
+    yaml::Limits,
+};
+use sources::{repository, roles};
+
+/// An empty folder.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Runs a script with its limit, and tells whether it succeeded and what it wrote.
+fn run(script: &str) -> (bool, String) {
+    let mut shell = Command::new("timeout")
+        .args(["20", "sh"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = shell.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The hosts of `topologies/lab.yaml`.
+fn hosts() -> Vec<RenderedHost> {
+    let text = fs::read_to_string(repository().join("topologies/lab.yaml")).unwrap();
+    let topology = schema::load::<Topology>(&text, Limits::default()).finish().0.unwrap();
+    let lab = roles().derive(&topology, &Pins::new()).unwrap();
+    let secrets = Secrets::masked(lab.passwords(), lab.hosts.iter().map(|host| host.name.clone()));
+    roles().render(&lab, &secrets).unwrap()
+}
+
+/// The kernel's list of children does not end with a newline, which `read` takes for a failure.
+#[test]
+fn a_standby_that_streams_is_known_by_the_title_of_its_receiver() {
+    let folder = folder("titles");
+    let hosts = hosts();
+    let standby = hosts.iter().find(|host| host.host == "s").unwrap();
+    let task = standby.tasks.iter().find(|task| task.name == "stream from m").unwrap();
+    let unless = task.unless.replace("/var/lib/postgresql/17/main", folder.to_str().unwrap());
+    fs::write(folder.join("standby.signal"), "").unwrap();
+    let streams = |title: &str| {
+        let script = format!(
+            "perl -e 'my $title = shift; fork // die; $0 = $title; sleep 20' '{title}' & server=$!
+             echo $server >{folder}/postmaster.pid; sleep 0.5
+             (\n{unless}\n) >/dev/null 2>&1 </dev/null; status=$?
+             pkill -P $server; kill $server; exit $status",
+            folder = folder.display()
+        );
+        run(&script).0
+    };
+    assert!(streams("postgres: s: walreceiver streaming 0/404C270"));
+    assert!(!streams("postgres: s: walreceiver"));
+    assert!(!streams("postgres: s: startup recovering 000000010000000000000004"));
+}
+
+/// Two files of a host that exist, one of which a handler reads, and one that does not; and the bundle that installs them.
+struct Place {
+    folder: PathBuf,
+    host: RenderedHost,
+}
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let folder = folder(name);
+        let user = |flag: &str| run(&format!("id {flag}")).1.trim().to_owned();
+        let (owner, group) = (user("-un"), user("-gn"));
+        let mut host = hosts().remove(0);
+        host.packages.clear();
+        host.directories.clear();
+        host.tasks.clear();
+        host.handlers.truncate(1);
+        host.files.truncate(3);
+        for (file, name) in host.files.iter_mut().zip(["read", "plain", "new/file"]) {
+            file.path = folder.join(name).display().to_string();
+            file.content = format!("{name} as it is wanted\n");
+            (file.owner, file.group, file.mode) = (owner.clone(), group.clone(), "0640".to_owned());
+            file.validate = None;
+            file.notify.clear();
+        }
+        host.files[0].notify = vec![host.handlers[0].name.clone()];
+        host.handlers[0].run = format!("echo handled >>{}\n", folder.join("handled").display());
+        for name in ["read", "plain"] {
+            fs::write(folder.join(name), "as it was\n").unwrap();
+        }
+        Self { folder, host }
+    }
+
+    /// Applies all of it; `before` is run in the stage.
+    fn apply(&self, before: &str) -> (bool, String) {
+        let mut facts = Facts::default();
+        for file in &self.host.files[..2] {
+            let stat = "root root 644".split(' ').map(str::to_owned).collect::<Vec<_>>();
+            let [owner, group, mode] = stat.try_into().unwrap();
+            facts.stats.insert(file.path.clone(), pgplan::host::facts::Stat { owner, group, mode });
+            facts.sums.insert(file.path.clone(), "another".to_owned());
+        }
+        let bundle = apply::bundle(&self.host, &HostPlan::new(&self.host, Some(&facts)));
+        let stage = self.folder.join("stage");
+        fs::create_dir_all(&stage).unwrap();
+        fs::create_dir_all(self.folder.join("due")).unwrap();
+        let here = self.folder.display().to_string();
+        for (name, content) in &bundle.parts {
+            let text = String::from_utf8(content.clone()).unwrap();
+            let text = match name.starts_with("file.") {
+                true => text,
+                false => text
+                    .replace("/run/pgprov/", &format!("{here}/"))
+                    .replace("/run/pgprov.lock", &format!("{here}/lock"))
+                    .replace("/var/lib/pgprov", &format!("{here}/state")),
+            };
+            fs::write(stage.join(name), text).unwrap();
+        }
+        run(&format!("cd {stage}\n{before}\nsh {stage}/apply.sh", stage = stage.display()))
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.join(name)).unwrap_or_else(|error| error.kind().to_string())
+    }
+
+    /// Names of all files that are neither those of the host nor what is there anyway.
+    fn others(&self) -> String {
+        let find = "find . -type f ! -name read ! -name plain ! -name file ! -name lock ! -name log | sort";
+        run(&format!("cd {}; {find}", self.folder.display())).1
+    }
+}
+
+#[test]
+fn files_get_their_content_all_at_once() {
+    let place = Place::new("placed");
+    let (done, said) = place.apply("");
+    assert!(done, "{said}");
+    for name in ["read", "plain", "new/file"] {
+        assert_eq!(place.read(name), format!("{name} as it is wanted\n"));
+        assert!(said.contains(&format!(
+            r#"{{"event":"done","kind":"file","item":"{}/{name}"}}"#,
+            place.folder.display()
+        )));
+    }
+    let mode = run(&format!("stat -c %a {}/new/file", place.folder.display())).1;
+    assert_eq!((mode.as_str(), place.read("handled").as_str()), ("640\n", "handled\n"));
+    assert_eq!(place.others(), "./handled\n./state/installed\n");
+    let list: String = place.host.kept().map(|path| format!("{path}\n")).collect();
+    assert_eq!(place.read("state/installed"), list);
+}
+
+/// A name that cannot be given, because a folder came there meanwhile: those that have theirs are as they were.
+#[test]
+fn a_file_that_cannot_be_placed_leaves_all_as_they_were() {
+    for (name, obstacle) in [
+        ("folder-before", "mkdir -p ../new/file"),
+        // It comes after the others were renamed.
+        (
+            "folder-between",
+            "sed -i 's,^  for my $path (@paths) {$,&mkdir \"$paths[2]\" if @renamed == 2;,' files.pl",
+        ),
+    ] {
+        let place = Place::new(name);
+        let (done, said) = place.apply(obstacle);
+        assert!(!done, "{said}");
+        assert!(said.contains(r#""event":"failed","kind":"files""#), "{said}");
+        assert_eq!(
+            (place.read("read").as_str(), place.read("plain").as_str()),
+            ("as it was\n", "as it was\n")
+        );
+        assert_eq!(place.read("handled"), "entity not found");
+        assert!(
+            !place.others().contains("pgprov-new") && !place.others().contains("placing"),
+            "{}",
+            place.others()
+        );
+    }
+}
+
+/// A handler that fails runs again with the files that it reads as they were; what it does not read is as it is wanted.
+#[test]
+fn files_that_a_handler_does_not_take_are_put_back() {
+    let mut place = Place::new("undone");
+    let read = place.folder.join("read");
+    place.host.handlers[0].run =
+        format!("grep -q 'as it was' {} && echo handled >>{0}.handled\n", read.display());
+    let (done, said) = place.apply("");
+    assert!(!done && said.contains(r#""event":"failed","kind":"handler""#), "{said}");
+    assert_eq!(place.read("read"), "as it was\n");
+    assert_eq!(place.read("plain"), "plain as it is wanted\n");
+    assert_eq!(place.read("read.handled"), "handled\n");
+}
+
+#[test]
+fn a_file_that_is_refused_takes_all_others_with_it() {
+    let mut place = Place::new("refused");
+    place.host.files[1].validate = Some("grep -q 'as it was' \"$1\"".to_owned());
+    let (done, said) = place.apply("");
+    assert!(!done && said.contains(r#""event":"failed","kind":"validate""#), "{said}");
+    assert_eq!(
+        (place.read("read").as_str(), place.read("new/file").as_str()),
+        ("as it was\n", "entity not found")
+    );
+    assert!(!place.others().contains("pgprov-new"), "{}", place.others());
+}
