@@ -216,11 +216,11 @@ pub fn a_name_that_cannot_be_had(suite: &Suite) -> Result<()> {
     // Found before the first is renamed; and when some have their names already.
     lab.exec("m", "echo '# mine' >>/etc/hosts; chmod 640 /etc/hosts")?;
     lab.exec("m", &format!("mv {profile} /root/kept; mkdir {profile}"))?;
-    lab.up(&file)?.exits(1)?.says("rename")?.says("Is a directory")?;
+    lab.up(&file)?.exits(1)?.says("could not install its files")?.says("Is a directory")?;
     as_before()?;
     lab.exec("m", &format!("rmdir {profile}; mv /root/kept {profile}; echo '#' >>{profile}"))?;
     lab.exec("m", &format!("mount --bind {profile} {profile}"))?;
-    lab.up(&file)?.exits(1)?.says("rename")?.says("busy")?;
+    lab.up(&file)?.exits(1)?.says("could not install its files")?.says("busy")?;
     as_before()?;
     // What is neither a file nor a folder is replaced, and waited for by nobody.
     lab.exec(
