@@ -7,8 +7,11 @@ mod bare;
 mod peers;
 
 use std::{
+    fs::OpenOptions,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,6 +37,8 @@ const NAMES: [&str; 12] = [
 
 /// How often a quick command is repeated.
 const REPEAT: usize = 7;
+/// How long hosts that were restored are busy with waking up.
+const AT_REST: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
     if std::env::var_os("PGPROV_BENCH").is_none() {
@@ -100,9 +105,13 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
         for _ in 0..REPEAT {
             again.push(run(&["up", "topologies/lab.yaml"])?);
         }
-        edit.push(edited(pgprov, state.path(), topology)?);
+        for memory in 5..5 + REPEAT {
+            edit.push(edited(pgprov, state.path(), topology, memory)?);
+        }
         save.push(run(&["checkpoint", "save", "ready", "--lab", "lab"])?);
+        thread::sleep(AT_REST);
         restore.push(bare::restore("lab")?);
+        thread::sleep(AT_REST);
         reset.push(run(&["reset", "--lab", "lab"])?);
         run(&["destroy", "lab", "--yes"])?;
         // One that `up` made itself and that fits the topology, unlike the one above.
@@ -135,9 +144,9 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
 }
 
 /// Seconds that `up` takes after `work_mem` was edited.
-fn edited(pgprov: &Path, state: &Path, topology: &Path) -> anyhow::Result<Duration> {
-    let text =
-        std::fs::read_to_string(topology)?.replace("  settings:\n", "  settings:\n    work_mem: 5MB\n");
+fn edited(pgprov: &Path, state: &Path, topology: &Path, memory: usize) -> anyhow::Result<Duration> {
+    let setting = format!("  settings:\n    work_mem: {memory}MB\n");
+    let text = std::fs::read_to_string(topology)?.replace("  settings:\n", &setting);
     let file = state.join("edited.yaml");
     std::fs::write(&file, text)?;
     timed(pgprov, state, &["up", &file.display().to_string()])
@@ -188,6 +197,11 @@ fn timed(pgprov: &Path, state: &Path, args: &[&str]) -> anyhow::Result<Duration>
     let begun = Instant::now();
     let output = Command::new(pgprov).args(args).env("PGPROV_STATE_DIR", state.join("state")).output()?;
     let elapsed = begun.elapsed();
+    // Why one run took three times as long as the others is asked when it is over.
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench.log");
+    let said =
+        format!("{elapsed:.1?}: pgprov {}\n{}\n", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    OpenOptions::new().create(true).append(true).open(log)?.write_all(said.as_bytes())?;
     ensure!(
         output.status.success(),
         "pgprov {} failed:\n{}",

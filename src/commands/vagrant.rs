@@ -2,7 +2,6 @@
 
 use pgplan::{
     lab::{self, Pins},
-    machine::SLOW_FEATURES,
     topology::Image,
 };
 use serde_json::json;
@@ -46,7 +45,6 @@ pub fn run(ui: &Ui, global: &Global, args: &TopologyFile) -> Result {
         "netmask": lab.data.netmask,
         "prefix": lab.data.subnet.prefix(),
         "management_network": lab.mgmt.subnet.to_string(),
-        "slow_features": SLOW_FEATURES,
         "hosts": hosts,
     }));
     Ok(())

@@ -35,7 +35,7 @@ pub const POOL_PATH: &str = "/var/lib/libvirt/images/pgprov";
 const ROOT_PORTS: u32 = 7;
 /// What a CPU of QEMU's has that makes an emulated host slower, by a sixth all in all: where it says that it copies strings fast
 /// (erms, fsrm) they are copied byte by byte, and the others make each change into the kernel, or each look at a page, longer.
-pub const SLOW_FEATURES: [&str; 7] = ["erms", "fsrm", "la57", "pku", "smap", "smep", "umip"];
+const SLOW_FEATURES: [&str; 7] = ["erms", "fsrm", "la57", "pku", "smap", "smep", "umip"];
 
 /// What the definitions have to know about the hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
