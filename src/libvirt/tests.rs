@@ -52,8 +52,7 @@ fn domain_xml(lab: &Lab, host: &str) -> String {
         .replace("<type arch='x86_64' machine='q35'>", "<type>")
         .lines()
         .filter(|line| {
-            !["<controller", "cpu", "<feature policy"].iter().any(|part| line.contains(part))
-                || line.contains("<vcpu")
+            !["<controller", "<cpu mode", "<feature policy", "</cpu>"].iter().any(|part| line.contains(part))
         })
         .collect()
 }

@@ -125,8 +125,11 @@ async fn explain(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What `psql -XAtq` would do with the same input, for a fifth of what that program costs an emulated host: most of it is being
-/// linked. It fails at the first statement that does.
+/// Prints the rows of what standard input asks, as `psql -XAtq` would, for two thirds of the processor time that it costs an
+/// emulated host (110 ms of 174): there is nothing to link.
+///
+/// # Errors
+/// There is no server on this host, it takes no connection, or the first statement that fails, with its code.
 async fn sql(path: &Path) -> Result<(), String> {
     let config = Arc::new(read(path)?);
     let Some(Member::Data(me)) = config.member() else {

@@ -221,7 +221,18 @@ impl HostPlan {
 
     /// How many things change. Handlers count only when an earlier run left nothing else to do.
     pub fn len(&self) -> usize {
-        let Self { packages, directories, files, remove, tasks, handlers, .. } = self;
+        let Self {
+            host: _,
+            packages,
+            directories,
+            files,
+            remove,
+            stops: _,
+            tasks,
+            handlers,
+            rolling: _,
+            relists: _,
+        } = self;
         match packages.len() + directories.len() + files.len() + remove.len() + tasks.len() {
             0 => handlers.len(),
             changes => changes,

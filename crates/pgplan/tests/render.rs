@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
 
+mod shell;
 mod sources;
 
 use std::collections::BTreeMap;
@@ -99,21 +100,9 @@ fn scripts(bundle: apply::Bundle) -> Vec<(String, String)> {
 }
 
 /// The interpreter takes the script from its standard input; with `-n` or `-c` it runs nothing.
-#[expect(clippy::disallowed_methods, reason = "a test may run the shell; the planner may not")]
 fn check(interpreter: &[&str], what: &str, script: &str) {
-    use std::{
-        io::Write as _,
-        process::{Command, Stdio},
-    };
-    let mut shell = Command::new(interpreter[0])
-        .args(&interpreter[1..])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = shell.wait_with_output().unwrap();
-    assert!(output.status.success(), "{what}: {}\n{script}", String::from_utf8_lossy(&output.stderr));
+    let (succeeds, said) = shell::run(interpreter, script);
+    assert!(succeeds, "{what}: {said}\n{script}");
 }
 
 /// What a host says once everything is as it should be: then nothing is left to do.

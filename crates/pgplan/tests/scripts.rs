@@ -1,18 +1,14 @@
 //! Scripts that hosts run, run here: on files in a folder of the test, and on processes that it starts.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a test may read and write files, and run the shell; the planner may not"
-)]
+#![expect(clippy::disallowed_methods, reason = "a test may read and write files; the planner may not")]
 
+mod shell;
 mod sources;
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use pgplan::{
@@ -34,19 +30,9 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Runs a script with its limit, and tells whether it succeeded and what it wrote.
+/// Runs a script of the shell, for 20 s at most.
 fn run(script: &str) -> (bool, String) {
-    let mut shell = Command::new("timeout")
-        .args(["20", "sh"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    shell.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = shell.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    shell::run(&["timeout", "20", "sh"], script)
 }
 
 /// The hosts of `topologies/lab.yaml`.

@@ -153,7 +153,7 @@ pub fn script(rendered: &RenderedHost) -> String {
 
 /// A check, whose status is what counts. One that only asks and changes nothing in the shell needs none of its own, which costs
 /// an emulated host most of a hundredth of a second.
-pub(super) fn check(script: &str) -> String {
+fn check(script: &str) -> String {
     let script = script.trim_end();
     let parts = || script.split(['\n', '|', '&']).map(str::trim).filter(|part| !part.is_empty());
     let asks =
