@@ -74,6 +74,9 @@ for rules in "$root"/usr/lib/udev/rules.d/*.rules; do
 done
 rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin"
 
+# --- pghost under its other name is a client of PostgreSQL for scripts -------------------------------------------------
+ln -s pghost "$root/usr/lib/pgprov/ask"
+
 # --- PostgreSQL: a data directory to take; see own-cluster ------------------------------------------------------------
 in_root install -d -o postgres -g postgres /usr/lib/pgprov/postgres
 for bin in "$root"/usr/lib/postgresql/*/bin; do

@@ -205,6 +205,8 @@ pub struct Asked<'a> {
     pub domain: Option<&'a str>,
     /// What it should have.
     pub rendered: &'a RenderedHost,
+    /// What it was last made to have, if that is known: what is there still need not be sent.
+    pub before: Option<&'a RenderedHost>,
 }
 
 /// Asks a host over a connection.
@@ -228,9 +230,13 @@ pub fn facts(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts
 ///
 /// # Errors
 /// As [`facts`].
-pub fn facts_and_details(session: &Session, rendered: &RenderedHost) -> anyhow::Result<Facts> {
+pub fn facts_and_details(
+    session: &Session,
+    rendered: &RenderedHost,
+    before: Option<&RenderedHost>,
+) -> anyhow::Result<Facts> {
     let facts = facts(session, rendered)?;
-    with_details(rendered, facts, |script| run(session, &script))
+    with_details(rendered, before, facts, |script| run(session, &script))
 }
 
 /// What a script writes there.
@@ -244,10 +250,14 @@ pub fn run(session: &Session, script: &str) -> anyhow::Result<Vec<u8>> {
 /// Adds to the facts of a host what they mean where it is not as it should be; `ask` runs a script there.
 fn with_details(
     rendered: &RenderedHost,
+    before: Option<&RenderedHost>,
     mut facts: Facts,
     ask: impl FnOnce(String) -> anyhow::Result<Vec<u8>>,
 ) -> anyhow::Result<Facts> {
-    let details = HostPlan::new(rendered, Some(&facts)).unknown(rendered);
+    let mut details = HostPlan::new(rendered, Some(&facts)).unknown(rendered);
+    if let Some(before) = before {
+        details.files = facts.recall(before, details.files);
+    }
     if details == Details::default() {
         return Ok(facts);
     }
@@ -314,7 +324,7 @@ pub fn started(
     if !is_bare {
         let ask = |script| Ok(libvirt.run_script(domain, format!("{QUIET}{script}"), PORT)?);
         let parsed = facts::parse(said).map_err(|error| anyhow::anyhow!("{}: {error}", rendered.host))?;
-        facts = with_details(rendered, parsed, ask)?;
+        facts = with_details(rendered, None, parsed, ask)?;
         // Nobody was asked about what it would lose.
         facts.changes.clear();
         ensure!(facts.refusals.is_empty(), "it is not touched: {}", facts.refusals.join("; "));
@@ -382,17 +392,17 @@ pub fn all(
     limit: Duration,
 ) -> BTreeMap<String, anyhow::Result<Answer>> {
     let ask = |asked: &Asked| {
-        let Asked { target, domain, rendered } = asked;
+        let Asked { target, domain, rendered, before } = asked;
         if let Some((libvirt, domain)) = libvirt.zip(*domain)
             && let Some(facts) = by_port(libvirt, domain, asked)
         {
             let ask = |script| Ok(libvirt.run_script(domain, format!("{QUIET}{script}"), PORT)?);
-            if let Ok(facts) = with_details(rendered, facts, ask) {
+            if let Ok(facts) = with_details(rendered, *before, facts, ask) {
                 return Ok(Answer::by_port(target, libvirt, domain, facts));
             }
         }
         let session = Session::connect(target, Instant::now() + limit)?;
-        let facts = facts_and_details(&session, rendered)?;
+        let facts = facts_and_details(&session, rendered, *before)?;
         Ok(Answer::new(target, session, facts))
     };
     let answers = every(hosts, |asked| waited_for(ui, &asked.rendered.host, || ask(asked)));

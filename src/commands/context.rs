@@ -182,6 +182,17 @@ impl OpenLab {
     }
 }
 
+/// What hosts were last made to have, without their secrets, when that was by another topology than `text`; nothing when it
+/// cannot be told any more.
+pub fn rendered_before(roles: &Roles, state: &LabState, text: &str) -> Vec<RenderedHost> {
+    let assets = Assets { roles: roles.clone() };
+    let render = |lab: Lab| assets.roles.render(&lab, &masked(&lab)).ok();
+    match fs::read_to_string(state.topology()) {
+        Ok(before) if before != text => applied(&assets, state).ok().and_then(render).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
 /// The lab as it was last applied, from the copy of its topology and the addresses its hosts got.
 fn applied(assets: &Assets, state: &LabState) -> Result<Lab> {
     let file = state.topology();

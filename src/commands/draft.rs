@@ -362,6 +362,9 @@ impl Draft {
                 domain.is_some_and(|domain| domain.state == DomainState::Running && !domain.unplugged)
             })
         };
+        let state = self.state.as_ref().map(|(state, _)| state);
+        let before =
+            state.map(|state| context::rendered_before(&self.roles, state, &self.text)).unwrap_or_default();
         let asked: Vec<_> = self
             .fleet
             .hosts
@@ -370,7 +373,8 @@ impl Draft {
             .filter_map(|rendered| {
                 let target = self.fleet.targets.get(&rendered.host)?.clone();
                 let domain = vms.and_then(|vms| vms.world.listening(&rendered.host));
-                Some(Asked { target, domain, rendered })
+                let before = before.iter().find(|before| before.host == rendered.host);
+                Some(Asked { target, domain, rendered, before })
             })
             .collect();
         // A host that does not answer may still be booting: the plan then has everything for it, and execution waits.

@@ -95,7 +95,7 @@ pub(super) fn boot_and_ask(
             Facts::default()
         } else {
             line.now("asking for facts");
-            let mut facts = observe::facts_and_details(&session, rendered)?;
+            let mut facts = observe::facts_and_details(&session, rendered, None)?;
             // Nobody was asked about what it would lose.
             facts.changes.clear();
             anyhow::ensure!(facts.refusals.is_empty(), "it is not touched: {}", facts.refusals.join("; "));

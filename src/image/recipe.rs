@@ -108,6 +108,7 @@ pub const GUEST: &str = "pghost";
 /// What that program is made of, part of every recipe: the same sources are the same image, whoever compiles them.
 const GUEST_SOURCES: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../crates/pghost/Cargo.toml")),
+    ("src/ask.rs", include_str!("../../crates/pghost/src/ask.rs")),
     ("src/identity.rs", include_str!("../../crates/pghost/src/identity.rs")),
     ("src/lib.rs", include_str!("../../crates/pghost/src/lib.rs")),
     ("src/main.rs", include_str!("../../crates/pghost/src/main.rs")),

@@ -4,7 +4,6 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use pgagent_core::{Member, node::Command};
@@ -15,7 +14,6 @@ use crate::{
     config::Config,
     control::{self, Order},
     gate,
-    server::{self, Postgresql},
 };
 
 const USAGE: &str = "\
@@ -30,7 +28,6 @@ pgagent [--config FILE] COMMAND
   switchover                     on the primary: let the standby take over, nothing is lost
   maintenance on|off             nobody is promoted and the primary goes on alone, until it is switched off
   promote --accept-data-loss     become primary although acknowledged commits may be lost
-  ask                            run SQL from standard input as superuser; lines `\\g` part what is sent at once
   rejoin                         on a standby: begin again with a fresh copy
   arbiter replace                on the arbiter: make the record anew from what both data hosts know
   arbiter adopt                  on an arbiter without memory: believe the one data host that answers
@@ -53,7 +50,6 @@ pub async fn main(arguments: Vec<String>) -> ExitCode {
         ["status"] => status(&path).await,
         ["brief"] => brief(&path).await,
         ["explain"] => explain(&path).await,
-        ["ask"] => sql(&path).await,
         ["switchover"] => order(&path, Order::Node(Command::Switchover)).await,
         ["maintenance", "on"] => order(&path, Order::Node(Command::Maintenance(true))).await,
         ["maintenance", "off"] => order(&path, Order::Node(Command::Maintenance(false))).await,
@@ -122,27 +118,6 @@ async fn explain(path: &Path) -> Result<(), String> {
     let next = text("next");
     let hint = if next.is_empty() { String::new() } else { format!("\nnext: {next}") };
     say(&format!("{} ({}) {}{hint}\n", text("me"), text("phase"), text("why")));
-    Ok(())
-}
-
-/// Prints the rows of what standard input asks, as `psql -XAtq` would, for two thirds of the processor time that it costs an
-/// emulated host (110 ms of 174): there is nothing to link.
-///
-/// # Errors
-/// There is no server on this host, it takes no connection, or the first statement that fails, with its code.
-async fn sql(path: &Path) -> Result<(), String> {
-    let config = Arc::new(read(path)?);
-    let Some(Member::Data(me)) = config.member() else {
-        return Err("this host has no PostgreSQL".to_owned());
-    };
-    let text = std::io::read_to_string(std::io::stdin()).map_err(|error| error.to_string())?;
-    let client = Postgresql::new(config, me)?.connect("pgagent ask").await?;
-    for statements in text.split("\n\\g\n") {
-        for row in server::rows(&client, statements).await? {
-            let cells: Vec<String> = row.into_iter().map(Option::unwrap_or_default).collect();
-            say(&(cells.join("|") + "\n"));
-        }
-    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use pgagent_core::{
     node::{Op, Server},
 };
 use tokio::{process::Command, sync::Mutex, time::timeout};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls};
 
 use crate::config::{Config, Host, Postgres};
 
@@ -94,24 +94,31 @@ impl Postgresql {
         if slot.as_ref().is_none_or(Client::is_closed) {
             let client = self.connect(AGENT).await?;
             end_former_sessions(&client).await?;
+            prepare(&client, &look::prepare(&self.peer().name)).await?;
             *slot = Some(client);
         }
         let Some(client) = slot.as_ref() else { return Err("not connected".to_owned()) };
-        let answer = timeout(STATEMENT, rows(client, query)).await;
+        let answer = timeout(STATEMENT, client.simple_query(query)).await;
         let rows = match answer {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => {
                 if client.is_closed() {
                     *slot = None;
                 }
-                return Err(error);
+                return Err(describe(&error));
             }
             Err(_) => {
                 *slot = None;
                 return Err(format!("PostgreSQL did not answer within {} s", STATEMENT.as_secs()));
             }
         };
-        Ok(rows.into_iter().next().unwrap_or_default())
+        let row = rows.into_iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+            }
+            _ => None,
+        });
+        Ok(row.unwrap_or_default())
     }
 
     /// Whether the server takes a new connection: sessions that are there live on without a postmaster.
@@ -131,8 +138,7 @@ impl Postgresql {
         execute(command.args(["kill", "--signal=KILL", unit]), STATEMENT).await.map(|_| ())
     }
 
-    /// A session of the superuser.
-    pub async fn connect(&self, name: &str) -> Result<Client, String> {
+    async fn connect(&self, name: &str) -> Result<Client, String> {
         let mut parameters = tokio_postgres::Config::new();
         parameters
             .host_path(&self.settings.socket)
@@ -311,18 +317,6 @@ impl Postgresql {
     }
 }
 
-/// The rows that statements give back, their columns as text.
-pub async fn rows(client: &Client, statements: &str) -> Result<Vec<Vec<Option<String>>>, String> {
-    let messages = client.simple_query(statements).await.map_err(|error| describe(&error))?;
-    let row = |message| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
-        }
-        _ => None,
-    };
-    Ok(messages.into_iter().filter_map(row).collect())
-}
-
 /// What a session of a former agent was told would otherwise be done at any time: `synchronous_standby_names` cleared after
 /// the standby became one that may be promoted.
 async fn end_former_sessions(client: &Client) -> Result<(), String> {
@@ -341,6 +335,12 @@ async fn end_former_sessions(client: &Client) -> Result<(), String> {
     };
     let late = || format!("a session of a former agent did not end within {} s", STATEMENT.as_secs());
     timeout(STATEMENT, gone).await.map_err(|_| late())?
+}
+
+async fn prepare(client: &Client, statement: &str) -> Result<(), String> {
+    let late = || format!("PostgreSQL planned nothing within {} s", STATEMENT.as_secs());
+    let done = timeout(STATEMENT, client.simple_query(statement)).await.map_err(|_| late())?;
+    done.map(drop).map_err(|error| describe(&error))
 }
 
 /// Runs a program to its end; what it said when it fails.

@@ -3,14 +3,17 @@
 //! It is there before any network is, and it is always there: a login over SSH costs an emulated host a second, of which most is
 //! spent on translating programs that it has not run yet, and this one waits in memory.
 
+mod ask;
 mod identity;
 mod port;
 mod run;
 
 use std::{
     env,
-    io::{self, BufReader},
+    ffi::OsString,
+    io::{self, BufReader, Write as _},
     os::unix::net::UnixDatagram,
+    path::Path,
     process::ExitCode,
 };
 
@@ -18,8 +21,15 @@ use pghost::wire::Request;
 
 use self::port::Port;
 
+/// The name under which the program is a client of PostgreSQL. A name and no argument: one made before has no such name, and would
+/// take no notice of an argument.
+const ASK: &str = "ask";
+
 fn main() -> ExitCode {
-    match work() {
+    let name = env::args_os().next().unwrap_or_default();
+    let done =
+        if is_named(&name, ASK) { ask::ask().and_then(|rows| io::stdout().write_all(&rows)) } else { work() };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -31,6 +41,10 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stderr, reason = "a service speaks to the journal")]
 fn report(error: &io::Error) {
     eprintln!("pghost: {error}");
+}
+
+fn is_named(program: &OsString, name: &str) -> bool {
+    Path::new(program).file_name().is_some_and(|file| file == name)
 }
 
 fn work() -> io::Result<()> {

@@ -54,8 +54,8 @@ pub struct Server {
     /// psql as user postgres, for scripts. Not the one on the PATH of Debian: that is a wrapper in Perl, which costs an
     /// emulated machine a second.
     pub psql: String,
-    /// What runs SQL from its input as superuser, cheaper than that where it can: the agent's own client. Lines `\\g` end what
-    /// is sent at once.
+    /// What runs SQL from its input as superuser, cheaper than that where it can: the client that our images have. Lines `\\g`
+    /// end what is sent at once.
     pub ask: String,
     /// How hosts trust each other, for a connection string: `sslmode` and what belongs to it.
     pub tls: &'static str,
@@ -66,6 +66,10 @@ pub struct Server {
     /// Settings that a restart applies.
     pub restart: Vec<Setting>,
 }
+
+/// A client of PostgreSQL that need not be linked first: see `crates/pghost`. Machines that were there before, other images and
+/// those made before have none.
+const ASK: &str = "/usr/lib/pgprov/ask";
 
 /// Settings and paths of the PostgreSQL server on `host`.
 pub fn server(lab: &Lab, host: &Host) -> Server {
@@ -79,10 +83,7 @@ pub fn server(lab: &Lab, host: &Host) -> Server {
         conf: format!("/etc/postgresql/{version}/main"),
         unit: format!("postgresql@{version}-main.service"),
         log: format!("{LOG_DIRECTORY}/{}", log_name(version)),
-        ask: match lab.failover.engine {
-            FailoverEngine::Pgagent => "/usr/local/sbin/pgagent ask".to_owned(),
-            _ => format!("{psql} -f -"),
-        },
+        ask: format!("if [ -x {ASK} ]; then {ASK}; else {psql} -f -; fi"),
         psql,
         as_postgres: AS_POSTGRES.to_owned(),
         tls: tls_options(lab),

@@ -12,9 +12,10 @@ use std::{
 };
 
 use pgplan::{
+    digest,
     host::{Facts, HostPlan, apply},
     lab::Pins,
-    render::RenderedHost,
+    render::{File, RenderedHost},
     schema,
     secrets::Secrets,
     topology::Topology,
@@ -211,4 +212,18 @@ fn a_file_that_is_refused_takes_all_others_with_it() {
         ("as it was\n", "entity not found")
     );
     assert!(!place.others().contains("pgprov-new"), "{}", place.others());
+}
+
+#[test]
+fn texts_of_files_that_are_as_they_were_made_are_known() {
+    let hosts = hosts();
+    let m = &hosts[0];
+    let path = |file: &File| file.path.clone();
+    let (made, changed) = (&m.files[0], &m.files[1]);
+    let sums =
+        [(made.path.clone(), digest::hex(made.bytes())), (changed.path.clone(), digest::hex(b"by hand"))];
+    let mut facts = Facts { sums: sums.into(), ..Facts::default() };
+    let others = facts.recall(m, vec![path(made), path(changed), "/nobody".to_owned()]);
+    assert_eq!(others, [path(changed), "/nobody".to_owned()]);
+    assert_eq!(facts.texts, [(path(made), made.content.clone())].into());
 }

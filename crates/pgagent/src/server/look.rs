@@ -32,13 +32,18 @@ select (select system_identifier from pg_control_system()),
 from (select 1) one left join
   (select * from pg_stat_replication where application_name = 'PEER' and state = 'streaming' order by flush_lsn desc limit 1) s on true";
 
+/// What a session is told before it is asked to look: planning costs three times as much as looking, and is done twice a second
+/// otherwise.
+pub fn prepare(peer: &str) -> String {
+    format!("prepare look as {}", QUERY.replace("PEER", peer))
+}
+
 /// Looks at the server, through its socket when it runs and through its control file when it does not.
 pub async fn look(server: &Postgresql) -> Result<Server, String> {
     if !server.settings.data.join("PG_VERSION").exists() {
         return Ok(Server::Absent);
     }
-    let query = QUERY.replace("PEER", &server.peer().name);
-    match server.ask(&query).await {
+    match server.ask("execute look").await {
         Ok(row) => read(&row).map(Server::Up).ok_or_else(|| format!("cannot read {row:?}")),
         Err(error) if runs(server) => {
             // A server that starts, or has no connection left, is not down.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::apply::{NEW, PLACING, service_of};
 use crate::{
-    diff,
+    diff, digest,
     render::{File, RenderedHost},
 };
 
@@ -156,8 +156,10 @@ pub fn script(rendered: &RenderedHost) -> String {
 fn check(script: &str) -> String {
     let script = script.trim_end();
     let parts = || script.split(['\n', '|', '&']).map(str::trim).filter(|part| !part.is_empty());
-    let asks =
-        |part: &str| ["test ", "! test ", "running ", "! running "].iter().any(|word| part.starts_with(word));
+    let asks = |part: &str| {
+        part == "true"
+            || ["test ", "! test ", "running ", "! running "].iter().any(|word| part.starts_with(word))
+    };
     let is_plain =
         parts().next().is_some() && parts().all(asks) && !script.contains([';', '`', '(', '{', '#']);
     let (open, close) = if is_plain { ("{", "}") } else { ("(", ")") };
@@ -269,6 +271,20 @@ impl Facts {
                 _ => {}
             }
         }
+    }
+}
+
+impl Facts {
+    /// Adds the texts of those files that are still what they were made to be `before`, as their sums say, and returns the others.
+    pub fn recall(&mut self, before: &RenderedHost, paths: Vec<String>) -> Vec<String> {
+        let text = |path: &str| {
+            let file = before.files.iter().find(|file| file.path == path)?;
+            (self.sums.get(path)? == &digest::hex(file.bytes())).then(|| file.content.clone())
+        };
+        let (known, others): (Vec<_>, Vec<_>) =
+            paths.into_iter().map(|path| (text(&path), path)).partition(|(text, _)| text.is_some());
+        self.texts.extend(known.into_iter().filter_map(|(text, path)| Some((path, text?))));
+        others.into_iter().map(|(_, path)| path).collect()
     }
 }
 
