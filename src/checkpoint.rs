@@ -12,37 +12,34 @@
 //! `checkpoint save`: see [`settle`].
 
 mod settle;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    thread,
-    time::{Duration, Instant},
+    sync::Mutex,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use pgplan::{
-    host::{Facts, facts},
     lab::{Host, Pins, disk_name},
     machine::{self, BootImage, Volume, memory_name, overlay_volume},
     observed::{DomainState, Infra, PoolSeen, VolumeSeen},
     plan::{self, Plan},
-    render::RenderedHost,
     size::{Bytes, MIB},
     topology::DiskFormat,
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::settle::settle;
+use self::verify::{PORT, tell, verify};
 use crate::{
     clock, durable,
     every::every,
     execute::{self, MadeFrom, World},
     fault,
-    libvirt::{self, Errand, Libvirt},
-    observe,
-    ssh::Session,
+    libvirt::{self, Libvirt},
     state::LabState,
     ui::Line,
 };
@@ -53,14 +50,6 @@ pub const READY: &str = "ready";
 const FORMAT: u32 = 1;
 /// Beyond the memory that hosts have in use: room for them to go on.
 const SPARE: u64 = 512 * MIB;
-/// How long a host that was restored may take to answer on the port of the hypervisor, before it is asked over SSH.
-const PORT: Duration = Duration::from_secs(20);
-/// How long a host may take to answer over SSH after it was restored.
-const ANSWER: Duration = Duration::from_secs(60);
-/// How long replication and services may take to be as they were.
-const VERIFY: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(300);
-
 /// A checkpoint, as its file in the lab's state says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -82,6 +71,9 @@ pub struct Checkpoint {
     /// SHA-256 of what its hosts were to have, if all of them were known to have it then: see [`World::digest_of_hosts`].
     #[serde(default)]
     pub in_line: Option<String>,
+    /// Whether nothing on its hosts breaks off because the clock jumps when they go on.
+    #[serde(default)]
+    calm: bool,
 }
 
 /// A host in a checkpoint.
@@ -330,12 +322,26 @@ pub fn save(
     ensure!(layers.len() == hosts.len(), "a host has no disk of its own in the storage pool");
     store.begin(&Pending::Save { name: name.to_owned(), layers: layers.clone() })?;
     line.now(&format!("saving {} hosts with their memory", hosts.len()));
+    let calm = each(&hosts, |host| calm_down(world, infra, host)).is_ok();
     write_memory(world, &hosts, name, &layers)?;
     let in_line = in_line.then(|| world.digest_of_hosts()).transpose()?;
-    finish_save(world, state, name, text, &layers, in_line)?;
+    finish_save(world, state, name, text, &layers, in_line, calm)?;
     go_back(world, state, &store.find(name)?.context("the checkpoint was not written")?, &line)?;
     line.done(&format!("checkpoint {name} is made"));
     Ok(())
+}
+
+/// Nothing on the host goes by the clock from now on, if that can be.
+fn calm_down(world: &World, infra: &Infra, host: &Host) -> anyhow::Result<()> {
+    let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
+    let script = rendered.timeouts(false);
+    if script.is_empty() {
+        return Ok(());
+    }
+    let state = infra.domains.get(&host.name).map(|domain| domain.state);
+    ensure!(state == Some(DomainState::Running), "it stands still");
+    let domain = world.listening(&host.name).context("nobody listens there")?;
+    Ok(world.libvirt.run_script(domain, script, PORT).map(drop)?)
 }
 
 /// All hosts are paused before the first is saved; those that were saved already, by a run that was killed, are off.
@@ -347,14 +353,15 @@ fn write_memory(
 ) -> anyhow::Result<()> {
     let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
     hosts.iter().try_for_each(|host| libvirt.pause_host(&lab.name, &host.name))?;
-    each(hosts, |host| {
+    let save = |host: &Host| -> anyhow::Result<()> {
         let alive = libvirt.host_state(&lab.name, &host.name)? == Some(DomainState::Paused);
         let memory = memory_name(&lab.name, &host.name, layers[&host.name], name);
         if alive {
             libvirt.save_to(&host.domain, &format!("{}/{memory}", hypervisor.pool_path))?;
         }
         libvirt.saved_header(&memory).map(drop).context("its memory was not saved completely")
-    })
+    };
+    each(hosts, save).map(drop)
 }
 
 fn finish_save(
@@ -364,6 +371,7 @@ fn finish_save(
     text: &str,
     layers: &BTreeMap<String, u32>,
     in_line: Option<String>,
+    calm: bool,
 ) -> anyhow::Result<()> {
     let infra = world.libvirt.observe(&world.fleet.lab.name)?;
     let saved = |host: &Host| -> anyhow::Result<(String, SavedHost)> {
@@ -381,6 +389,7 @@ fn finish_save(
         known_hosts: fs::read_to_string(state.known_hosts()).unwrap_or_default(),
         hosts: world.fleet.lab.hosts.iter().map(saved).collect::<anyhow::Result<_>>()?,
         in_line,
+        calm,
     })
 }
 
@@ -446,11 +455,19 @@ fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint, line: &Line
     state.write(&state.topology(), checkpoint.topology.as_bytes())?;
     // Memory, disks and definitions are those of a lab without faults; see save().
     fault::Store::new(state).forget()?;
-    line.now("setting clocks");
-    // All have the same time again before the first is told that it jumped.
-    each(&hosts, |host| set_clock(world, host, None))?;
+    if !checkpoint.calm {
+        line.now("setting clocks");
+        // All have the same time again before the first is told that it jumped.
+        each(&hosts, |host| tell(world, host, &mut None, "", true))?;
+    }
     line.now("waiting until services and replication are as they should be");
-    each(&hosts, |host| verify(world, host))?;
+    let sessions = Mutex::new(each(&hosts, |host| verify(world, host, checkpoint.calm))?);
+    each(&hosts, |host| {
+        let mut session = sessions.lock().ok().and_then(|mut sessions| sessions.remove(&host.name)?);
+        let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
+        // The time it was given took as long to arrive as the host needed to wake up.
+        tell(world, host, &mut session, &rendered.timeouts(true), true)
+    })?;
     let store = Store::new(state);
     store.end()?;
     store.sweep(libvirt, true)
@@ -486,90 +503,21 @@ fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -
     Ok(())
 }
 
-/// Tells a host that its clock jumped, and waits until everything on it is as its role says: replication among others.
-fn verify(world: &World, host: &Host) -> anyhow::Result<()> {
-    let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
-    // What is on its disk is as it was: what has to be looked at is what lives.
-    let rendered = &RenderedHost {
-        files: Vec::new(),
-        directories: Vec::new(),
-        packages: Vec::new(),
-        tasks: rendered.tasks.iter().filter(|task| !task.on_disk).cloned().collect(),
-        ..rendered.clone()
-    };
-    let mut session = None;
-    let deadline = Instant::now() + VERIFY;
-    let mut first = rendered.after_a_jump();
-    loop {
-        let facts = look(world, host, rendered, &first, &mut session)?;
-        first.clear();
-        let undone = |(index, _): &(usize, _)| !facts.done.contains(index);
-        let left: Vec<&str> =
-            rendered.tasks.iter().enumerate().filter(undone).map(|(_, task)| task.name.as_str()).collect();
-        if left.is_empty() {
-            // The first time took as long as the host needed to wake up, and is behind by that.
-            return set_clock(world, host, session.as_ref());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "after {} s it still has to: {}",
-            VERIFY.as_secs(),
-            left.join(", ")
-        );
-        thread::sleep(POLL);
-    }
-}
-
-/// Sets the clock of a host: over its connection, or through the hypervisor, which is there at once, or over SSH where nobody
-/// listens for that.
-fn set_clock(world: &World, host: &Host, session: Option<&Session>) -> anyhow::Result<()> {
-    if let Some(session) = session {
-        return execute::set_clock(session);
-    }
-    if let Some(domain) = world.listening(&host.name) {
-        let errand = Errand { set_clock: true, ..Errand::default() };
-        if matches!(world.libvirt.run_errand(domain, errand, PORT, PORT, &mut |_| {}), Ok(0)) {
-            return Ok(());
+/// Does the same with every host at once, and returns what came of it by host; or tells which ones failed; what kind of failure it
+/// is, the first one says.
+fn each<T: Send>(
+    hosts: &[&Host],
+    work: impl Fn(&Host) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<BTreeMap<String, T>> {
+    let (mut done, mut failed) = (BTreeMap::new(), Vec::new());
+    for (host, result) in hosts.iter().zip(every(hosts, |host| work(host))) {
+        match result {
+            Ok(result) => drop(done.insert(host.name.clone(), result)),
+            Err(error) => failed.push((host.name.clone(), error)),
         }
     }
-    execute::set_clock(&connect(world, host)?)
-}
-
-fn connect(world: &World, host: &Host) -> anyhow::Result<Session> {
-    Ok(Session::connect(&world.fleet.targets[&host.name], Instant::now() + ANSWER)?)
-}
-
-/// Runs a script on a host that was restored, and asks for its facts, in the ways of [`set_clock`].
-fn look(
-    world: &World,
-    host: &Host,
-    rendered: &RenderedHost,
-    first: &str,
-    session: &mut Option<Session>,
-) -> anyhow::Result<Facts> {
-    if let (None, Some(domain)) = (&session, world.listening(&host.name)) {
-        let script = format!("{first}{}", facts::script(rendered));
-        if let Ok(output) = world.libvirt.run_script(domain, script, PORT) {
-            return facts::parse(&String::from_utf8_lossy(&output)).map_err(anyhow::Error::msg);
-        }
-    }
-    let session = match session {
-        Some(session) => session,
-        None => session.insert(connect(world, host)?),
-    };
-    if !first.is_empty() {
-        observe::run(session, first)?;
-    }
-    observe::facts(session, rendered)
-}
-
-/// Does the same with every host at once, and tells which ones failed; what kind of failure it is, the first one says.
-fn each(hosts: &[&Host], work: impl Fn(&Host) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
-    let results = every(hosts, |host| work(host));
-    let failure = |(host, result): (&&Host, anyhow::Result<()>)| Some((host.name.clone(), result.err()?));
-    let mut failed: Vec<(String, anyhow::Error)> = hosts.iter().zip(results).filter_map(failure).collect();
     if failed.is_empty() {
-        return Ok(());
+        return Ok(done);
     }
     let (name, first) = failed.remove(0);
     let others: String = failed.iter().map(|(name, error)| format!("{name}: {error:#}\n")).collect();

@@ -31,7 +31,7 @@ pub fn settle(world: &World, state: &LabState, text: &str) -> anyhow::Result<Opt
                 if let Err(error) = write_memory(world, &hosts, &name, &layers) {
                     return abandon(world, state, &name, &layers, &error).map(Some);
                 }
-                finish_save(world, state, &name, text, &layers, None)?;
+                finish_save(world, state, &name, text, &layers, None, false)?;
             }
             let checkpoint = store.find(&name)?.context("the checkpoint was not written")?;
             reset(world, &world.libvirt.observe(state.lab())?, state, &checkpoint)?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     command::Output,
     neighbours::nothing_left,
-    suite::{Lab, PAIR, Suite, UP_LIMIT, host},
+    suite::{Lab, MAIN, PAIR, Suite, UP_LIMIT, host},
 };
 
 /// Something terrible, on host s or m of the pair.
@@ -129,6 +129,25 @@ fn as_it_was(lab: &Lab) -> Result<()> {
         );
     }
     lab.is_as_its_topology_says()
+}
+
+/// The jump of the clock breaks no stream off: the receiver is still that of the checkpoint, which is longer ago than its timeout. And
+/// timeouts are in force again: a receiver that stands still, whose kernel goes on, is noticed.
+pub fn streams_outlive_a_reset(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let receiver = || lab.psql("s", "select pid from pg_stat_wal_receiver");
+    reset(&lab, "ready")?;
+    let before = receiver()?;
+    thread::sleep(Duration::from_secs(11));
+    reset(&lab, "ready")?;
+    lab.streams("m", "s", "after the reset")?;
+    thread::sleep(Duration::from_secs(11));
+    let after = receiver()?;
+    ensure!(before == after, "expected the stream of receiver {before} to go on, it is {after} now");
+    lab.exec("s", &format!("kill -STOP {after}"))?;
+    lab.psql_becomes("m", "select count(*) from pg_stat_replication where application_name = 's'", "0")?;
+    lab.exec("s", &format!("kill -CONT {after}"))?;
+    reset(&lab, "ready").map(drop)
 }
 
 /// Going back twice is as good as once.

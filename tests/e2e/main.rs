@@ -100,6 +100,7 @@ const CASES: &[Case] = &[
     Case::new("booted-lab-is-the-same", snapshot::booted_lab_is_the_same),
     Case::new("copy-survives-a-reboot", snapshot::copy_survives_a_reboot),
     Case::new("checkpoint-ready-is-made", checkpoint::ready_is_made),
+    Case::new("streams-outlive-a-reset", checkpoint::streams_outlive_a_reset),
     Case::new("reset-after-each-fault", checkpoint::reset_after_each_fault),
     Case::new("two-resets-in-a-row", checkpoint::two_resets_in_a_row),
     Case::new("checkpoint-that-does-not-fit", checkpoint::what_does_not_fit_is_refused),

@@ -10,6 +10,12 @@ pub fn now() -> Time {
     Time(seconds * 1_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000)
 }
 
+/// How far the clock that people read is ahead of [`now`], in milliseconds: changes when it is set.
+pub fn ahead() -> i64 {
+    let time = clock_gettime(ClockId::Realtime);
+    (time.tv_sec * 1_000 + time.tv_nsec / 1_000_000).saturating_sub_unsigned(now().0)
+}
+
 /// A random number from the kernel.
 pub fn random() -> u64 {
     let mut bytes = [0; 8];

@@ -309,6 +309,11 @@ impl Postgresql {
         Ok(())
     }
 
+    /// Writes some WAL that nobody reads, for standbys to receive.
+    pub async fn stir(&self) {
+        let _ = self.run("select from pg_logical_emit_message(true, 'pgagent', 'the clock was set')").await;
+    }
+
     /// So that pg_rewind finds the new timeline in the control file. Takes as long as the disk needs, and nobody waits.
     pub async fn checkpoint(&self) {
         if let Ok(client) = self.connect("pgagent checkpoint").await {

@@ -18,6 +18,7 @@ use pghost::wire::{Answer, Request};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
+    process::{Pid, setpriority_pgrp},
 };
 
 use crate::{identity, port::Port};
@@ -90,6 +91,10 @@ fn begin(request: &Request) -> io::Result<Option<Running>> {
         .stderr(writer)
         .process_group(0)
         .spawn()?;
+    // Questions are short. What brings something with it changes the host, may take long, and is no more than the services here.
+    if !request.input.is_empty() {
+        setpriority_pgrp(Some(Pid::from_child(&process)), 0)?;
+    }
     Ok(Some(Running { process, output, script }))
 }
 

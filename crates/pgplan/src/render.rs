@@ -100,6 +100,9 @@ pub struct RenderedHost {
     /// Scripts that run after a pause, when the clock was set.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resumed: Vec<String>,
+    /// Scripts that switch timeouts off and on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timeouts: Vec<String>,
     /// Status scripts by role.
     pub status: Vec<(String, String)>,
     /// Log scripts by role.
@@ -210,6 +213,13 @@ impl RenderedHost {
     pub fn after_a_jump(&self) -> String {
         let script = |script: &String| format!("(\n{}\n) >/dev/null 2>&1 </dev/null\n", script.trim_end());
         self.resumed.iter().map(script).collect()
+    }
+
+    /// What switches timeouts off or on; empty when there are none. It fails when one cannot be switched.
+    pub fn timeouts(&self, on: bool) -> String {
+        let begin = if on { "(\nset -- on" } else { "(\nset -- off" };
+        let end = ") >/dev/null 2>&1 </dev/null || exit 1";
+        self.timeouts.iter().map(|script| format!("{begin}\n{}\n{end}\n", script.trim_end())).collect()
     }
 
     /// Paths of the files that are ours as long as a role wants them, and then go.
@@ -471,6 +481,9 @@ impl Scope<'_> {
         }
         if let Some(resumed) = &manifest.resumed {
             out.resumed.push(self.text(resumed, "resumed")?);
+        }
+        if let Some(timeouts) = &manifest.timeouts {
+            out.timeouts.push(self.text(timeouts, "timeouts")?);
         }
         if let Some(status) = &manifest.status {
             out.status.push((self.role.to_owned(), self.text(status, "status")?));

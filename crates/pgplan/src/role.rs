@@ -60,6 +60,10 @@ pub struct Manifest {
     /// all hosts were set, and on those that wait for it: what goes by the clock believes that it waited for as long, and a connection
     /// to a host that lost its power looks well for a while.
     pub resumed: Option<String>,
+    /// Shell script (template) with one argument: `off` before the memory of hosts is saved, so that nothing on them is broken off
+    /// because the clock jumped when they go on, and `on` when they went on and `resumed` has run. When `off` fails, all have the
+    /// same time again before `resumed` runs.
+    pub timeouts: Option<String>,
     /// Shell script (template) whose output is one JSON object for `pgprov status`.
     pub status: Option<String>,
     /// Shell script (template) whose output are the last lines of this role's log, for `pgprov logs`.

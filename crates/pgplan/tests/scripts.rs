@@ -69,6 +69,53 @@ fn a_standby_that_streams_is_known_by_the_title_of_its_receiver() {
     assert!(!streams("postgres: s: startup recovering 000000010000000000000004"));
 }
 
+/// Those who stream read settings without timeouts, nobody else does, and nothing of that is left.
+#[test]
+fn streams_have_no_timeouts_while_memory_is_saved() {
+    let folder = folder("timeouts");
+    let hosts = hosts();
+    let standby = hosts.iter().find(|host| host.host == "s").unwrap();
+    let here = folder.to_str().unwrap();
+    fs::create_dir_all(folder.join("conf.d")).unwrap();
+    fs::write(folder.join("conf.d/10-reload.conf"), "wal_sender_timeout = 10s\n").unwrap();
+    let script = |on| {
+        let script = standby.timeouts(on);
+        let script = script.replace("/var/lib/postgresql/17/main", here).replace("/run/pgprov", here);
+        script.replace("/etc/postgresql/17/main", here)
+    };
+    // A process that notes what it reads when it is told to.
+    let process = format!(
+        "fork // die; $0 = shift; open my $note, '>>', '{here}/read'; select $note; $| = 1;
+         $SIG{{HUP}} = sub {{ open my $conf, '<', '{here}/conf.d/10-reload.conf'; print \"$0: $_\" while <$conf> }};
+         my $end = time + 20; sleep 1 while time < $end"
+    );
+    let (succeeds, said) = run(&format!(
+        "cat >{here}/process.pl <<'END'\n{process}\nEND
+         perl {here}/process.pl 'postgres: s: walreceiver streaming 0/404C270' & server=$!
+         echo $server >{here}/postmaster.pid; sleep 0.5
+         sh -c '{off}' && cat {here}/no-timeouts && sh -c '{on}'; status=$?; sleep 0.3
+         pkill -P $server; kill $server; exit $status",
+        off = script(false).replace('\'', "'\\''"),
+        on = script(true).replace('\'', "'\\''"),
+    ));
+    assert!(succeeds, "{said}");
+    assert!(said.contains("walreceiver streaming 0/404C270"), "{said}");
+    let name = "postgres: s: walreceiver streaming 0/404C270";
+    let lines = [
+        "wal_sender_timeout = 10s",
+        "wal_sender_timeout = 0",
+        "wal_receiver_timeout = 0",
+        "wal_sender_timeout = 10s",
+    ];
+    let read: String = lines.iter().map(|line| format!("{name}: {line}\n")).collect();
+    assert_eq!(fs::read_to_string(folder.join("read")).unwrap(), read);
+    assert_eq!(
+        fs::read_to_string(folder.join("conf.d/10-reload.conf")).unwrap(),
+        "wal_sender_timeout = 10s\n"
+    );
+    assert!(!folder.join("conf.d/10-reload.conf.kept").exists() && !folder.join("no-timeouts").exists());
+}
+
 /// Two files of a host that exist, one of which a handler reads, and one that does not; and the bundle that installs them.
 struct Place {
     folder: PathBuf,

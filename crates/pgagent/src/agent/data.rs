@@ -26,6 +26,9 @@ use crate::{
 /// A disk with less than this, in MiB, is worth a word.
 const SHORT: u64 = 256;
 
+/// A clock that is set by more than this, in milliseconds, jumped.
+const JUMP: u64 = 1_000;
+
 /// What tasks beside the loop tell it.
 enum News {
     Probed(Probe, Class, Duration),
@@ -52,6 +55,8 @@ struct Agent {
     /// When the server last took a new connection, or did not run; and whether it is being tried.
     greeted: Time,
     greeting: bool,
+    /// [`clock::ahead`] when it was last looked at.
+    ahead: i64,
     gate_failures: u64,
     fences: u64,
     transitions: u64,
@@ -81,6 +86,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
         blind: 0,
         greeted: clock::now(),
         greeting: false,
+        ahead: clock::ahead(),
         gate_failures: 0,
         fences: 0,
         transitions: 0,
@@ -102,6 +108,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
                     next_look = clock::now() + heartbeat / 2;
                 }
                 agent.greet();
+                agent.notice_jump();
                 agent.publish();
                 notify::systemd("WATCHDOG=1");
             }
@@ -193,6 +200,22 @@ impl Agent {
             let _ = news.send(News::Looked(operations, seen)).await;
         });
         true
+    }
+
+    /// Nothing here goes by the clock that people read, but both ends of a stream do: they hear of each other at once, before one
+    /// believes that it waited for as long as the clock jumped.
+    fn notice_jump(&mut self) {
+        let ahead = clock::ahead();
+        let by = ahead - self.ahead;
+        self.ahead = ahead;
+        if by.unsigned_abs() < JUMP {
+            return;
+        }
+        log::line("info", "clock", &[("set_by_ms", &by.to_string())]);
+        if self.open(clock::now()) {
+            let server = self.server.clone();
+            tokio::spawn(async move { server.stir().await });
+        }
     }
 
     /// A server whose postmaster hangs goes on for those who are connected, and looks well from in here.
