@@ -19,9 +19,10 @@ use std::{
     fs,
     path::PathBuf,
     sync::Mutex,
+    thread,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use pgplan::{
     lab::{Host, Pins, disk_name},
     machine::{self, BootImage, Volume, memory_name, overlay_volume},
@@ -39,7 +40,7 @@ use crate::{
     every::every,
     execute::{self, MadeFrom, World},
     fault,
-    libvirt::{self, Libvirt},
+    libvirt::{self, Header, Libvirt},
     state::LabState,
     ui::Line,
 };
@@ -326,7 +327,8 @@ pub fn save(
     write_memory(world, &hosts, name, &layers)?;
     let in_line = in_line.then(|| world.digest_of_hosts()).transpose()?;
     finish_save(world, state, name, text, &layers, in_line, calm)?;
-    go_back(world, state, &store.find(name)?.context("the checkpoint was not written")?, &line)?;
+    let checkpoint = store.find(name)?.context("the checkpoint was not written")?;
+    go_back(world, state, &checkpoint, &saved_memory(world, &checkpoint)?, &line)?;
     line.done(&format!("checkpoint {name} is made"));
     Ok(())
 }
@@ -419,24 +421,41 @@ pub fn reset(world: &World, infra: &Infra, state: &LabState, checkpoint: &Checkp
         bail!("cannot go back to checkpoint {}: {obstacle}", checkpoint.name);
     }
     let lab = &world.fleet.lab.name;
-    for (host, saved) in &checkpoint.hosts {
-        let memory = memory_name(lab, host, saved.layer, &checkpoint.name);
-        let complete = world.libvirt.saved_header(&memory).map(drop);
-        complete.with_context(|| format!("cannot go back to checkpoint {}", checkpoint.name))?;
-    }
+    let memory = saved_memory(world, checkpoint)
+        .with_context(|| format!("cannot go back to checkpoint {}", checkpoint.name))?;
     Store::new(state).begin(&Pending::Reset { name: checkpoint.name.clone() })?;
     let line = world.fleet.ui.line("lab", world.fleet.width());
     line.now(&format!("going back to checkpoint {}", checkpoint.name));
     for host in infra.domains.keys().filter(|host| world.fleet.lab.host(host).is_none()) {
         world.libvirt.remove_host(lab, host)?;
     }
-    go_back(world, state, checkpoint, &line)?;
+    go_back(world, state, checkpoint, &memory, &line)?;
     line.done(&format!("the lab is as it was at checkpoint {}", checkpoint.name));
     Ok(())
 }
 
-/// Restores hosts; those that run are switched off.
-fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint, line: &Line) -> anyhow::Result<()> {
+/// What the memory of each host begins with.
+///
+/// # Errors
+/// That of a host is gone, or not complete.
+fn saved_memory(world: &World, checkpoint: &Checkpoint) -> anyhow::Result<BTreeMap<String, Header>> {
+    let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
+    each(&hosts, |host| Ok(world.libvirt.saved_header(&memory_of(world, host, checkpoint)?)?))
+}
+
+fn memory_of(world: &World, host: &Host, checkpoint: &Checkpoint) -> anyhow::Result<String> {
+    let saved = checkpoint.hosts.get(&host.name).context("it is not in the checkpoint")?;
+    Ok(memory_name(&world.fleet.lab.name, &host.name, saved.layer, &checkpoint.name))
+}
+
+/// Restores hosts; those that run are switched off. `memory` is what that of each begins with.
+fn go_back(
+    world: &World,
+    state: &LabState,
+    checkpoint: &Checkpoint,
+    memory: &BTreeMap<String, Header>,
+    line: &Line,
+) -> anyhow::Result<()> {
     let libvirt = &world.libvirt;
     line.now("restoring memory and disks");
     let infra = libvirt.observe(&world.fleet.lab.name)?;
@@ -446,7 +465,7 @@ fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint, line: &Line
         execute::step(world, step, &MadeFrom::new())?;
     }
     let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
-    each(&hosts, |host| restore(world, &infra, host, checkpoint))?;
+    each(&hosts, |host| restore(world, &infra, host, checkpoint, &memory[&host.name]))?;
     // Nothing slow comes between the first and the last.
     for host in &hosts {
         libvirt.start_host(&world.fleet.lab.name, &host.name)?;
@@ -474,27 +493,41 @@ fn go_back(world: &World, state: &LabState, checkpoint: &Checkpoint, line: &Line
 }
 
 /// Restores one host over a new layer, whether it runs, is off or is not defined; it does not run after that.
-fn restore(world: &World, infra: &Infra, host: &Host, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+fn restore(
+    world: &World,
+    infra: &Infra,
+    host: &Host,
+    checkpoint: &Checkpoint,
+    header: &Header,
+) -> anyhow::Result<()> {
     let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
     let saved = checkpoint.hosts.get(&host.name).context("it is not in the checkpoint")?;
+    let memory = memory_of(world, host, checkpoint)?;
     let path = |volume: &str| format!("{}/{volume}", hypervisor.pool_path);
     let layer = infra.next_layer.get(&host.name).copied().unwrap_or(saved.layer + 1);
-    let (volume, below) =
-        (disk_name(&lab.name, &host.name, layer), disk_name(&lab.name, &host.name, saved.layer));
-    let disk = overlay_volume(&volume, lab.vm.disk, &path(&below), DiskFormat::Qcow2);
-    if infra.domains.contains_key(&host.name) {
-        libvirt.stop_host(&lab.name, &host.name)?;
-    }
-    libvirt.create_disk(&lab.name, &host.name, layer, &disk)?;
-    libvirt.define_host(&lab.name, &host.name, &definition(world, host, saved, layer).xml)?;
-    let memory = memory_name(&lab.name, &host.name, saved.layer, &checkpoint.name);
-    let header = libvirt.saved_header(&memory)?;
-    let xml = libvirt.host_xml(&lab.name, &host.name)?;
-    ensure!(
-        libvirt::hardware(&header.xml) == libvirt::hardware(&xml),
-        "the saved machine has other hardware"
-    );
-    libvirt.write_saved_header(&memory, &header, &xml)?;
+    let prepare = || -> anyhow::Result<()> {
+        let (volume, below) =
+            (disk_name(&lab.name, &host.name, layer), disk_name(&lab.name, &host.name, saved.layer));
+        let disk = overlay_volume(&volume, lab.vm.disk, &path(&below), DiskFormat::Qcow2);
+        libvirt.create_disk(&lab.name, &host.name, layer, &disk)?;
+        libvirt.define_host(&lab.name, &host.name, &definition(world, host, saved, layer).xml)?;
+        let xml = libvirt.host_xml(&lab.name, &host.name)?;
+        ensure!(
+            libvirt::hardware(&header.xml) == libvirt::hardware(&xml),
+            "the saved machine has other hardware"
+        );
+        Ok(libvirt.write_saved_header(&memory, header, &xml)?)
+    };
+    thread::scope(|scope| {
+        // libvirt looks only every fifth of a second whether QEMU is gone: time for the rest, which the running machine has no part in.
+        let stop = scope.spawn(|| match infra.domains.contains_key(&host.name) {
+            true => libvirt.stop_host(&lab.name, &host.name),
+            false => Ok(()),
+        });
+        let prepared = prepare();
+        stop.join().map_err(|_| anyhow!("the thread that stops it panicked"))??;
+        prepared
+    })?;
     libvirt.restore_from(&format!("host {}", host.name), &path(&memory), true)?;
     // A cable that was pulled when the checkpoint was made is so for QEMU, which libvirt does not know.
     if header.xml.contains("<link state='down'/>") {

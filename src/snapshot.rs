@@ -180,6 +180,8 @@ impl Identity {
         // As systemd does it in a virtual machine that boots.
         lines += &format!("machine-id {}\n", host.uuid.replace('-', ""));
         lines += &format!("boot-id {}\n", random_uuid()?);
+        // What its firmware would say.
+        lines += &format!("uuid {}\n", host.uuid);
         lines += &format!("entropy {}\n", STANDARD.encode(random::<64>()?));
         lines += &format!("interface eth0 {}\ninterface eth1 {}\n", host.mgmt.mac, host.data.mac);
         lines += &format!("authorized-key {}\n", ssh_public_key.trim());
@@ -241,7 +243,7 @@ mod tests {
         let message = identity.message(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)).unwrap();
         let word = |line: &str| line.split(' ').next().unwrap().to_owned();
         let words: Vec<String> = message.lines().map(word).collect();
-        let expected = "hostname machine-id boot-id entropy interface interface authorized-key host-key host-private-key clock end";
+        let expected = "hostname machine-id boot-id uuid entropy interface interface authorized-key host-key host-private-key clock end";
         assert_eq!(words.join(" "), expected);
         for line in [
             "hostname m",

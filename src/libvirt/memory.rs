@@ -26,7 +26,8 @@ const MAGIC: &[u8; 16] = b"LibvirtQemudSave";
 const VERSION: u32 = 2;
 /// After the magic: version, length of what follows, whether it ran, compression, offset of the cookie, 14 unused.
 const WORDS: usize = 19;
-/// More than libvirt ever pads its XML to.
+/// As much as that of our machines takes, as a rule, and more than libvirt ever pads its XML to.
+const HEAD: u64 = 256 << 10;
 const HEAD_MAX: u64 = 4 << 20;
 
 /// What a saved machine begins with.
@@ -223,18 +224,25 @@ impl Libvirt {
     /// [`Error::Answer`] when it is none, or of another format.
     pub fn saved_header(&self, volume: &str) -> Result<Header> {
         let (operation, name) = (format!("read {volume}"), volume.to_owned());
-        let bytes = self.with_pool(&operation, move |connect, pool| {
-            // libvirt wrote the file behind the pool's back.
-            let found = match optional(pool.lookup_storage_vol_by_name(&name))? {
-                Some(found) => found,
-                None => {
-                    let _ = pool.refresh(0);
-                    pool.lookup_storage_vol_by_name(&name)?
-                }
-            };
-            download(connect, &found, HEAD_MAX.min(found.info()?.capacity))
-        })?;
-        Header::parse(&bytes).map_err(|message| Error::Answer { operation, message })
+        let read = |most: u64| {
+            let name = name.clone();
+            self.with_pool(&operation, move |connect, pool| {
+                // libvirt wrote the file behind the pool's back.
+                let found = match optional(pool.lookup_storage_vol_by_name(&name))? {
+                    Some(found) => found,
+                    None => {
+                        let _ = pool.refresh(0);
+                        pool.lookup_storage_vol_by_name(&name)?
+                    }
+                };
+                download(connect, &found, most.min(found.info()?.capacity))
+            })
+        };
+        let header = match Header::parse(&read(HEAD)?) {
+            Ok(header) => Ok(header),
+            Err(_) => Header::parse(&read(HEAD_MAX)?),
+        };
+        header.map_err(|message| Error::Answer { operation, message })
     }
 
     /// Writes another domain into the saved machine in a volume of our pool.

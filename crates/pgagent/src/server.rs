@@ -175,10 +175,16 @@ impl Postgresql {
     async fn start(&self) -> Result<(), String> {
         self.client.lock().await.take();
         if let Some(unit) = &self.settings.unit {
-            let mut command = Command::new("systemctl");
+            let start = || async {
+                execute(Command::new("systemctl").args(["start", unit]), START).await.map(|_| ())
+            };
+            match start().await {
+                Err(error) if error.contains("too often") || error.contains("reset-failed") => {}
+                started => return started,
+            }
             // What failed often lately is tried again all the same.
             let _ = execute(Command::new("systemctl").args(["reset-failed", unit]), STATEMENT).await;
-            return execute(command.args(["start", unit]), START).await.map(|_| ());
+            return start().await;
         }
         let mut command = self.program("pg_ctl");
         command

@@ -2,7 +2,7 @@
 //!
 //! A machine that boots without a name is a template: it waits here, is saved with its memory, and whatever is made of it wakes
 //! up at this place and is told on the port who it is. It says `waiting` and reads, up to a line `end`:
-//!   hostname NAME            machine-id HEX         boot-id UUID        clock TIME                entropy BASE64
+//!   hostname NAME            machine-id HEX         boot-id UUID        uuid UUID     clock TIME      entropy BASE64
 //!   interface NAME MAC       authorized-key LINE    host-key LINE       host-private-key BASE64
 //! It answers `done` (`failed WORD: CAUSE` before that for each line it could not follow). Network cables are plugged in after that.
 //!
@@ -101,6 +101,7 @@ fn follow(word: &str, rest: &str) -> io::Result<()> {
             fs::write("/run/boot-id", format!("{rest}\n"))?;
             Ok(mount::mount_bind("/run/boot-id", "/proc/sys/kernel/random/boot_id")?)
         }
+        "uuid" => give_uuid(rest),
         "clock" => set_clock(wire::duration(rest).ok_or_else(|| invalid(rest))?),
         "entropy" => fs::write("/dev/urandom", rest),
         "interface" => {
@@ -134,6 +135,34 @@ fn finish() -> io::Result<()> {
     // A power cut does not take the new identity away again.
     rustix::fs::sync();
     Ok(())
+}
+
+/// A copy finds in its memory what the firmware told the machine that was booted, until it boots itself.
+fn give_uuid(uuid: &str) -> io::Result<()> {
+    let (own, table) = ("/sys/class/dmi/id/product_uuid", "/sys/firmware/dmi/tables/DMI");
+    let old = in_table(fs::read_to_string(own)?.trim())?;
+    let mut bytes = fs::read(table)?;
+    let at = bytes.windows(old.len()).position(|part| part == old).ok_or_else(|| invalid("DMI"))?;
+    bytes[at..at + old.len()].copy_from_slice(&in_table(uuid)?);
+    let folder = Path::new("/run/pgprov/dmi");
+    fs::create_dir_all(folder)?;
+    for (place, content) in [(own, format!("{uuid}\n").as_bytes()), (table, bytes.as_slice())] {
+        let file = folder.join(Path::new(place).file_name().unwrap_or_default());
+        private(&file, content)?;
+        mount::mount_bind(&file, place)?;
+    }
+    Ok(())
+}
+
+/// A UUID as it is in the firmware's table: the first three of its numbers have their low byte first.
+fn in_table(uuid: &str) -> io::Result<[u8; 16]> {
+    let digits: String = uuid.split('-').collect();
+    let number = u128::from_str_radix(&digits, 16).map_err(|_| invalid(uuid))?;
+    let mut bytes = number.to_be_bytes();
+    for part in [0..4, 4..6, 6..8] {
+        bytes[part].reverse();
+    }
+    if digits.len() == 32 { Ok(bytes) } else { Err(invalid(uuid)) }
 }
 
 /// Ends the processes of a control group.
@@ -196,4 +225,19 @@ fn set_address(name: &str, address: &str) -> io::Result<()> {
 
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_in_the_table_of_the_firmware() {
+        let bytes = in_table("00112233-4455-6677-8899-aabbccddeeff").unwrap();
+        assert_eq!(
+            bytes,
+            [0x33, 0x22, 0x11, 0, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]
+        );
+        assert!(in_table("0011").is_err() && in_table("not a UUID").is_err());
+    }
 }
