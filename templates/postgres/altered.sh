@@ -2,7 +2,7 @@
 # a process, because every `pgprov up` asks.
 altered() {
   [ -e {{ pg.data }}/postgresql.auto.conf ] || return 1
-  are_any=1
+  status=1
   while read -r name value; do
     case $name in
     # {% if lab.failover.engine == "none" %}In a failover by hand it is set by it too: none of our business while the host has another part than in the topology.{% else %}What replication needs is set by it too: by the engine, whose business it is.{% endif %}
@@ -11,9 +11,9 @@ altered() {
     esac
     case $1:$name in
     {% for setting in pg.reload %}reload:{{ setting.name }} | {% endfor %}{% for setting in pg.restart %}restart:{{ setting.name }} | {% endfor %}-)
-      are_any=0
+      status=0
       printf '%s %s\n' "$name" "$value" ;;
     esac
   done <{{ pg.data }}/postgresql.auto.conf
-  return $are_any
+  return $status
 }

@@ -348,6 +348,7 @@ async fn end_former_sessions(client: &Client) -> Result<(), String> {
     timeout(STATEMENT, gone).await.map_err(|_| late())?
 }
 
+/// Has a statement planned, for as long as the session lasts.
 async fn prepare(client: &Client, statement: &str) -> Result<(), String> {
     let late = || format!("PostgreSQL planned nothing within {} s", STATEMENT.as_secs());
     let done = timeout(STATEMENT, client.simple_query(statement)).await.map_err(|_| late())?;
