@@ -74,18 +74,21 @@ for rules in "$root"/usr/lib/udev/rules.d/*.rules; do
 done
 rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin"
 
-# --- pghost under its other name is a client of PostgreSQL for scripts -------------------------------------------------
-ln -s pghost "$root/usr/lib/pgprov/ask"
+# --- pghost under its other names: a client of PostgreSQL for scripts, and what makes a data directory one of its own ----
+for name in ask seed-cluster; do ln -s pghost "$root/usr/lib/pgprov/$name"; done
 
-# --- PostgreSQL: a data directory to take; see own-cluster ------------------------------------------------------------
+# --- PostgreSQL: a data directory to take, by seed-cluster ------------------------------------------------------------
 in_root install -d -o postgres -g postgres /usr/lib/pgprov/postgres
 for bin in "$root"/usr/lib/postgresql/*/bin; do
   version=$(basename "$(dirname "$bin")")
   in_root setpriv --reuid=postgres --regid=postgres --clear-groups "/usr/lib/postgresql/$version/bin/initdb" --no-sync \
     -D "/usr/lib/pgprov/postgres/$version" --data-checksums --encoding=UTF8 --locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256
-  # pg_resetwal makes new ones.
-  find "$root/usr/lib/pgprov/postgres/$version/pg_wal" -type f -delete
+  # A standby does not start with less of these than its control file says that the primary had: so it says the least. A primary
+  # writes into its WAL what it has.
+  in_root setpriv --reuid=postgres --regid=postgres --clear-groups "/usr/lib/postgresql/$version/bin/postgres" --single \
+    -D "/usr/lib/pgprov/postgres/$version" -c fsync=off -c max_connections=1 -c superuser_reserved_connections=0 \
+    -c max_wal_senders=0 -c max_worker_processes=0 -c max_locks_per_transaction=10 postgres </dev/null
   # On the PATH of Debian are wrappers in Perl, which cost an emulated machine a second for each psql. They also say where
   # service files are.
   path=/usr/lib/postgresql/$version/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

@@ -7,6 +7,7 @@
 mod inside;
 mod off;
 mod order;
+mod pipeline;
 mod turns;
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use pgplan::{
     digest,
     lab::{Host, Lab, disk_name},
@@ -30,15 +31,15 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::{inside::set_clock, off::shut_down, turns::turns};
 use self::{
-    inside::{after_a_jump, boot_and_ask, configure, install, wait_for_addresses},
-    order::{Need, boot_order, order},
+    order::{boot_order, order},
+    pipeline::{Pipeline, Progress, Skipped},
 };
 use crate::{
     libvirt::Libvirt,
     observe::{self, Answer},
     snapshot::{self, Copier},
     ssh::{self, Target},
-    ui::{Line, Ui},
+    ui::Ui,
 };
 
 /// The hosts of a lab, what each should have, and how to reach them.
@@ -360,10 +361,11 @@ pub async fn hosts(
         .chain(starts.iter().copied())
         .chain(told.iter().copied())
         .collect();
-    let mut ready: BTreeMap<String, watch::Receiver<Option<End>>> = BTreeMap::new();
+    let mut ready: BTreeMap<String, watch::Receiver<Progress>> = BTreeMap::new();
     let mut senders = BTreeMap::new();
     for host in &work {
-        let (sender, receiver) = watch::channel(None);
+        let (sender, receiver) =
+            watch::channel(Progress { fresh: fresh.contains(host), end: None, given: BTreeMap::new() });
         senders.insert((*host).to_owned(), sender);
         ready.insert((*host).to_owned(), receiver);
     }
@@ -396,12 +398,13 @@ pub async fn hosts(
             world: world.clone(),
             made_from: Arc::clone(&made_from),
             rendered,
+            progress: sender.clone(),
         };
         let boots = Arc::clone(&boots);
         tasks.spawn(async move {
             let line = pipeline.line.clone();
             let result = pipeline.run(&boots).await;
-            sender.send_replace(Some(end(&result)));
+            sender.send_modify(|progress| progress.end = Some(end(&result)));
             match &result {
                 Ok((timing, _)) => line.done(&summary(timing)),
                 Err(_) => line.failed("failed"),
@@ -451,92 +454,5 @@ fn summary(timing: &Timing) -> String {
             timing.boot.as_secs_f64(),
             timing.configure.as_secs_f64()
         ),
-    }
-}
-
-/// A host that was not touched, because one that it needs failed.
-#[derive(Debug, thiserror::Error)]
-#[error("not configured, because {0} failed")]
-struct Skipped(String);
-
-/// The way of one host.
-struct Pipeline {
-    fleet: Arc<Fleet>,
-    /// What starts it, where there is a hypervisor.
-    world: Option<Arc<World>>,
-    made_from: Arc<MadeFrom>,
-    rendered: usize,
-    start: Option<Step>,
-    fresh: bool,
-    /// Whether it hears that a clock jumped: its own, or that of a host that it waits for.
-    told: bool,
-    answer: Option<Answer>,
-    waits: Vec<(String, Need, watch::Receiver<Option<End>>)>,
-    line: Line,
-}
-
-impl Pipeline {
-    async fn run(mut self, boots: &Semaphore) -> anyhow::Result<(Timing, Answer)> {
-        let host = self.fleet.hosts[self.rendered].host.clone();
-        let mut boot = Duration::ZERO;
-        let mut slot = None;
-        let mut answer = match self.answer.take() {
-            Some(answer) => answer,
-            None => {
-                slot = Some(boots.acquire().await?);
-                let begun = Instant::now();
-                let (fleet, world, line) = (Arc::clone(&self.fleet), self.world.clone(), self.line.clone());
-                let (rendered, start, fresh) = (self.rendered, self.start.take(), self.fresh);
-                let made_from = Arc::clone(&self.made_from);
-                let answer = tokio::task::spawn_blocking(move || {
-                    boot_and_ask(&fleet, world.as_deref(), rendered, start.as_ref(), fresh, &made_from, &line)
-                })
-                .await??;
-                boot = begun.elapsed();
-                answer
-            }
-        };
-        // A host that others wait for keeps its core until it is done, unless it needs them meanwhile; one that waits itself
-        // gives it to the next, after it did what needs no other host. One that was there before keeps its files until its
-        // turn: what it waits for may fail. One that is reached through the hypervisor may not be on its networks yet.
-        let mut installed = 0;
-        let is_early = answer.port().is_some() || !self.waits.is_empty();
-        if self.fresh && is_early {
-            let (fleet, line, rendered) = (Arc::clone(&self.fleet), self.line.clone(), self.rendered);
-            let install = move || install(&fleet, rendered, &answer, &line).map(|count| (answer, count));
-            (answer, installed) = tokio::task::spawn_blocking(install).await??;
-        }
-        if !self.waits.is_empty() || self.fleet.hosts[self.rendered].together {
-            drop(slot.take());
-        }
-        if !self.waits.is_empty() {
-            self.line.now("waiting for its turn");
-        }
-        // Logging in takes an emulated host a second, which it has while others are at work.
-        let login = tokio::task::spawn_blocking(move || answer.reach().map(|()| answer));
-        for (name, need, receiver) in &mut self.waits {
-            let end = receiver.wait_for(Option::is_some).await.map(|end| *end);
-            match end {
-                Ok(Some(End::Ready)) => {}
-                Ok(Some(End::Unreachable)) if !self.fresh && *need == Need::Able => {}
-                _ => bail!(Skipped(name.clone())),
-            }
-        }
-        let begun = Instant::now();
-        let answer = login.await??;
-        let (fleet, line, rendered, told) = (self.fleet, self.line, self.rendered, self.told);
-        let fresh = self.fresh;
-        let (answer, changes) = tokio::task::spawn_blocking(move || {
-            if fresh {
-                wait_for_addresses(&answer, &line)?;
-            }
-            // Not before the hosts that it waits for have the right time, too.
-            if told {
-                after_a_jump(&fleet, rendered, &answer)?;
-            }
-            configure(&fleet, rendered, answer, installed > 0, &line)
-        })
-        .await??;
-        Ok((Timing { host, boot, configure: begun.elapsed(), changes: installed + changes }, answer))
     }
 }

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long the facts of one host may take: the lock of another pgprov included.
-const FACTS: Duration = Duration::from_secs(180);
+pub const FACTS: Duration = Duration::from_secs(180);
 /// After what time the user hears that a host is waited for.
 const SLOW: Duration = Duration::from_secs(5);
 /// How long a host that answered through the hypervisor may take to connect.

@@ -13,7 +13,13 @@ use pgplan::{
     render::RenderedHost,
 };
 
-use super::{Fleet, MadeFrom, NoAnswer, Unreachable, World, step};
+use tokio::sync::watch;
+
+use super::{
+    Fleet, MadeFrom, NoAnswer, Unreachable, World,
+    pipeline::{Progress, Stage, Told},
+    step,
+};
 use crate::{
     clock,
     observe::{self, Answer},
@@ -139,8 +145,27 @@ pub(super) fn install(fleet: &Fleet, rendered: usize, answer: &Answer, line: &Li
         return Ok(0);
     }
     let only_files = RenderedHost { tasks: Vec::new(), handlers: Vec::new(), ..rendered.clone() };
-    apply_plan(answer, &only_files, &static_part, "", line)?;
+    let bundle = apply::bundle(&only_files, &static_part);
+    apply_bundle(answer, &only_files, &static_part, &bundle, "", None, line)?;
     Ok(static_part.len())
+}
+
+/// Does what needs no other host to be ready, with what they gave, and tells how many changes that was. Its files it has by now.
+pub(super) fn begin(
+    fleet: &Fleet,
+    rendered: usize,
+    answer: &Answer,
+    told: &Told,
+    progress: &watch::Sender<Progress>,
+    line: &Line,
+) -> anyhow::Result<usize> {
+    let mut rendered = fleet.hosts[rendered].clone();
+    rendered.tasks.retain(|task| !task.waits);
+    let (_, plan) = HostPlan::new(&rendered, Some(&answer.facts)).split();
+    let told = told.iter().map(|(host, name, value)| (host.as_str(), name.as_str(), value.as_str()));
+    let bundle = apply::bundle(&rendered, &plan).with_told(told);
+    apply_bundle(answer, &rendered, &plan, &bundle, "", Some(progress), line)?;
+    Ok(plan.len())
 }
 
 /// Waits until a host has its addresses: one that was told what to do by the hypervisor is at work before it is on its networks,
@@ -161,34 +186,41 @@ pub(super) fn configure(
     fleet: &Fleet,
     rendered: usize,
     mut answer: Answer,
-    is_installed: bool,
+    stage: Stage,
+    progress: &watch::Sender<Progress>,
     line: &Line,
 ) -> anyhow::Result<(Answer, usize)> {
     let rendered = &fleet.hosts[rendered];
+    let mut can_log_in = true;
+    if stage == Stage::Begun {
+        let said = answer.read(&observe::script(rendered), observe::FACTS)?;
+        (answer.facts, can_log_in) = observe::told(&said, rendered, answer.target())?;
+    }
     let mut plan = HostPlan::new(rendered, Some(&answer.facts));
-    if is_installed {
+    if stage == Stage::Installed {
         (_, plan) = plan.split();
-    } else if plan.is_empty() {
-        return Ok((answer, 0));
     }
     let mut changes = 0;
     // Where only files changed, tasks were not looked at, and may have found something to do in them. And what was done may be
     // undone at once by somebody else: a primary refuses its standby while it still has the connection of before a power cut.
-    for _ in 0..2 {
-        changes += plan.len();
-        let said = apply_plan(&answer, rendered, &plan, &after(rendered, &plan), line)?;
-        let (facts, can_log_in) = observe::told(&said, rendered, answer.target())?;
-        answer.facts = facts;
-        plan = HostPlan::new(rendered, Some(&answer.facts));
-        if plan.is_empty() {
-            if !can_log_in {
-                line.now("waiting until it can be logged in to");
-                answer.wait_for_login()?;
-            }
-            return Ok((answer, changes));
+    for round in 0..2 {
+        // One that got its files was not asked since.
+        if plan.is_empty() && (round > 0 || stage != Stage::Installed) {
+            break;
         }
+        changes += plan.len();
+        let bundle = apply::bundle(rendered, &plan);
+        let after = after(rendered, &plan);
+        let said = apply_bundle(&answer, rendered, &plan, &bundle, &after, Some(progress), line)?;
+        (answer.facts, can_log_in) = observe::told(&said, rendered, answer.target())?;
+        plan = HostPlan::new(rendered, Some(&answer.facts));
     }
-    bail!("{} did everything and still is not as it should be:\n{plan}", rendered.host)
+    ensure!(plan.is_empty(), "{} did everything and still is not as it should be:\n{plan}", rendered.host);
+    if !can_log_in {
+        line.now("waiting until it can be logged in to");
+        answer.wait_for_login()?;
+    }
+    Ok((answer, changes))
 }
 
 /// What is asked after a change. Tasks to which files give nothing to do are as they were, where only files changed.
@@ -204,16 +236,18 @@ fn after(rendered: &RenderedHost, plan: &HostPlan) -> String {
     observe::script(&asked)
 }
 
-fn apply_plan(
+fn apply_bundle(
     answer: &Answer,
     rendered: &RenderedHost,
     plan: &HostPlan,
+    bundle: &Bundle,
     after: &str,
+    progress: Option<&watch::Sender<Progress>>,
     line: &Line,
 ) -> anyhow::Result<Vec<u8>> {
     line.now(&format!("applying {} changes", plan.len()));
     let seconds = plan.tasks.iter().map(|task| u64::from(rendered.tasks[task.index].seconds)).sum();
-    run_bundle(answer, rendered, &apply::bundle(rendered, plan), after, seconds, line)
+    run_bundle(answer, rendered, bundle, after, seconds, progress, line)
 }
 
 /// Runs a bundle on a host, and then the script `after`, whose output is returned: tasks and handlers may take that many seconds.
@@ -223,13 +257,18 @@ pub(super) fn run_bundle(
     bundle: &Bundle,
     after: &str,
     seconds: u64,
+    progress: Option<&watch::Sender<Progress>>,
     line: &Line,
 ) -> anyhow::Result<Vec<u8>> {
     let mut outcome = Outcome::default();
-    let mut on_line = |text: &str| {
-        if let Some(event) = outcome.hear(text).filter(|event| event.event == "start") {
-            line.now(&describe(rendered, &event));
+    let mut on_line = |text: &str| match outcome.hear(text) {
+        Some(event) if event.event == "start" => line.now(&describe(rendered, &event)),
+        Some(Event { event, kind, item, .. }) if event == "gives" => {
+            if let Some(progress) = progress {
+                progress.send_modify(|progress| drop(progress.given.insert(kind, item)));
+            }
         }
+        _ => {}
     };
     // Packages, and what handlers take.
     let limit = Duration::from_secs(seconds + 1800);

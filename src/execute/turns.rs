@@ -59,7 +59,7 @@ fn take(fleet: &Fleet, turn: &Turn, answers: &mut BTreeMap<String, Answer>) -> a
     let line = fleet.ui.line(&turn.host, fleet.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
     let bundle = apply::roll(rendered, handler, turn.asked);
-    let done = run_bundle(answer, rendered, &bundle, &observe::script(rendered), seconds, &line)
+    let done = run_bundle(answer, rendered, &bundle, &observe::script(rendered), seconds, None, &line)
         .and_then(|said| observe::told(&said, rendered, answer.target()));
     match done {
         Ok((facts, _)) => {
@@ -80,7 +80,7 @@ fn put_back(fleet: &Fleet, turn: &Turn, answers: &BTreeMap<String, Answer>) -> a
     let answer = answers.get(&turn.host).context("it has its new files, and could not be asked")?;
     let line = fleet.ui.line(&turn.host, fleet.width());
     let seconds = u64::from(rendered.handlers[handler].seconds);
-    run_bundle(answer, rendered, &apply::put_back(rendered, handler), "", seconds, &line)?;
+    run_bundle(answer, rendered, &apply::put_back(rendered, handler), "", seconds, None, &line)?;
     line.drop_quietly();
     Ok(())
 }

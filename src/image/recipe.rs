@@ -95,8 +95,8 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         include_str!("../../images/files/etc/systemd/system/systemd-udev-trigger.service.d/lab.conf"),
     ),
     ("files/etc/udev/rules.d/99-lab.rules", include_str!("../../images/files/etc/udev/rules.d/99-lab.rules")),
-    ("files/usr/lib/pgprov/own-cluster", include_str!("../../images/files/usr/lib/pgprov/own-cluster")),
     ("files/usr/lib/pgprov/identity", include_str!("../../images/files/usr/lib/pgprov/identity")),
+    ("files/usr/lib/pgprov/warm", include_str!("../../images/files/usr/lib/pgprov/warm")),
 ];
 
 /// Where the program [`GUEST`] lies in the tree of the image.
@@ -109,6 +109,7 @@ pub const GUEST: &str = "pghost";
 const GUEST_SOURCES: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../crates/pghost/Cargo.toml")),
     ("src/ask.rs", include_str!("../../crates/pghost/src/ask.rs")),
+    ("src/cluster.rs", include_str!("../../crates/pghost/src/cluster.rs")),
     ("src/identity.rs", include_str!("../../crates/pghost/src/identity.rs")),
     ("src/lib.rs", include_str!("../../crates/pghost/src/lib.rs")),
     ("src/main.rs", include_str!("../../crates/pghost/src/main.rs")),

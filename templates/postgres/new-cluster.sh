@@ -1,10 +1,11 @@
 rm -rf {{ pg.data }}.new
 install -d -o postgres -g postgres /var/lib/postgresql/{{ pg.version }}
 cd /
+seed=
 # Our images have the result of initdb, which gets a system identifier of its own. Moved, because a copy of a thousand files
 # takes an emulated host a second: should the data directory be lost, initdb makes the next one.
-if [ -x /usr/lib/pgprov/own-cluster ] && mv /usr/lib/pgprov/postgres/{{ pg.version }} {{ pg.data }}.new; then
-  {{ pg.as_postgres }} /usr/lib/pgprov/own-cluster {{ pg.version }} {{ pg.data }}.new
+if [ -x /usr/lib/pgprov/seed-cluster ] && mv /usr/lib/pgprov/postgres/{{ pg.version }} {{ pg.data }}.new; then
+  seed=$(/usr/lib/pgprov/seed-cluster {{ pg.data }}.new)
 else
   install -d -o postgres -g postgres -m 0700 {{ pg.data }}.new
   {{ pg.as_postgres }} {{ pg.bin }}/initdb -D {{ pg.data }}.new --data-checksums --encoding=UTF8 --locale=C.UTF-8 \
@@ -16,3 +17,7 @@ sync -f {{ pg.data }}.new
 [ ! -d {{ pg.data }} ] || rmdir {{ pg.data }}
 mv {{ pg.data }}.new {{ pg.data }}
 sync -f {{ pg.data }}
+{% if lab.failover.engine != "patroni" -%}
+# Standbys that are made in the same run need nothing else of it.
+[ -z "$seed" ] || gives seed "$seed"
+{% endif -%}

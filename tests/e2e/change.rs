@@ -168,6 +168,8 @@ pub fn cascaded_standby_comes_and_goes(suite: &Suite) -> Result<()> {
     let found = lab.exec("visitor", "psql -XAtqw service=pair-rw -c 'select 1'")?;
     ensure!(found == "1", "expected the new client to find the primary, it says {found}");
     lab.streams("m", "far", "down the cascade")?;
+    // What its upstream has long since gone on from is no beginning.
+    lab.exec("far", "test -e /var/lib/postgresql/17/main/backup_label.old")?;
     let sender = "select application_name || ' ' || state from pg_stat_replication";
     lab.psql_becomes("s", sender, "far streaming")?;
     let sync = lab.status()?;

@@ -85,6 +85,25 @@ pub fn standby_is_read_only(suite: &Suite) -> Result<()> {
     refused.says("cannot execute CREATE TABLE in a read-only transaction").map(drop)
 }
 
+/// A standby that is made together with its primary is no copy over the network: both began as what the image has, and are the same.
+pub fn standby_begins_as_what_the_image_has(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&MAIN)?;
+    let labels = "ls /var/lib/postgresql/17/main | grep backup_label || echo none";
+    let label = lab.exec("s", labels)?;
+    ensure!(label == "none", "expected no base backup of s, it has {label}");
+    let identifier = "select system_identifier from pg_control_system()";
+    let (of_m, of_s) = (lab.psql("m", identifier)?, lab.psql("s", identifier)?);
+    ensure!(of_m == of_s, "expected one system identifier, got {of_m} on m and {of_s} on s");
+    let origin = lab.exec("m", "ls /usr/lib/pgprov/postgres")?;
+    ensure!(origin.is_empty(), "expected what the image had to be in use, {origin} is left");
+    let rows = |table: &str| format!("(select md5(string_agg(t::text, ',' order by oid)) from {table} t)");
+    let tables = ["pg_class", "pg_proc", "pg_type", "pg_operator", "pg_collation", "pg_authid"].map(rows);
+    let sums = format!("select concat_ws(' ', {})", tables.join(", "));
+    let of_m = lab.psql("m", &sums)?;
+    ensure!(of_m.split(' ').count() == 6, "expected six sums, got {of_m}");
+    lab.psql_becomes("s", &sums, &of_m)
+}
+
 /// Another release in the topology of a lab that stands: its hosts are made anew, with consent, and back again.
 pub fn another_release_replaces_hosts(suite: &Suite) -> Result<()> {
     let lab = suite.lab(&PAIR)?;

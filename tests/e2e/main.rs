@@ -45,6 +45,7 @@ const CASES: &[Case] = &[
     Case::new("status-as-json", fresh::status_as_json),
     Case::new("row-on-primary-is-read-on-standby", fresh::row_on_primary_is_read_on_standby),
     Case::new("standby-is-read-only", fresh::standby_is_read_only),
+    Case::new("standby-begins-as-what-the-image-has", fresh::standby_begins_as_what_the_image_has),
     Case::new("services-on-the-client", connect::services_on_the_client),
     Case::new("concurrent-transactions", connect::concurrent_transactions),
     Case::new("tls-and-scram-only", connect::tls_and_scram_only),

@@ -33,6 +33,8 @@ const NAME_AT_BOOT: &str = "/run/credentials/@system/system.hostname";
 const KNOWN: &str = "/run/pgprov-identity";
 /// What a machine that boots does.
 const AT_BOOT: &str = "/usr/lib/pgprov/identity";
+/// Reads what hosts will need.
+const WARM: &str = "/usr/lib/pgprov/warm";
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -61,6 +63,8 @@ fn at_boot(what: &str) -> io::Result<()> {
 fn learn(port: &mut Port) -> io::Result<()> {
     // A copy that boots from this disk, without the memory, makes an id of its own.
     fs::write(MACHINE_ID, "")?;
+    // Every copy would have to.
+    Command::new(WARM).status()?;
     rustix::fs::sync();
     loop {
         port.greet("waiting")?;

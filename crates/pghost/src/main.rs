@@ -4,6 +4,7 @@
 //! spent on translating programs that it has not run yet, and this one waits in memory.
 
 mod ask;
+mod cluster;
 mod identity;
 mod port;
 mod run;
@@ -24,11 +25,18 @@ use self::port::Port;
 /// The name under which the program is a client of PostgreSQL. A name and no argument: one made before has no such name, and would
 /// take no notice of an argument.
 const ASK: &str = "ask";
+/// The name under which it makes a data directory of PostgreSQL one of its own.
+const SEED: &str = "seed-cluster";
 
 fn main() -> ExitCode {
     let name = env::args_os().next().unwrap_or_default();
-    let done =
-        if is_named(&name, ASK) { ask::ask().and_then(|rows| io::stdout().write_all(&rows)) } else { work() };
+    let done = if is_named(&name, ASK) {
+        ask::ask().and_then(|rows| io::stdout().write_all(&rows))
+    } else if is_named(&name, SEED) {
+        cluster::seed_cluster().and_then(|identifier| io::stdout().write_all(identifier.as_bytes()))
+    } else {
+        work()
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -28,7 +28,7 @@ use tera::{Context, Tera};
 use self::{
     misuse::{misuse, same_users, template_finding},
     order::{deadlock, waits_for},
-    text::{header, hosts_lines, kept_slots, sources},
+    text::{chain, header, hosts_lines, kept_slots, sources},
 };
 use crate::{
     digest,
@@ -109,11 +109,13 @@ pub struct RenderedHost {
     pub logs: Vec<(String, String)>,
     /// Hosts that must be ready before this one is configured.
     pub waits_for: Vec<String>,
+    /// When it is new, it begins with the tasks that do not wait, once each of those has given these values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begins: Option<Vec<String>>,
     /// Whether others have to be configured at the same time, for this one to become ready.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub together: bool,
 }
-
 /// A directory to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Directory {
@@ -165,6 +167,9 @@ pub struct Task {
     pub name: String,
     /// Check.
     pub unless: String,
+    /// Whether it needs the hosts that its host waits for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
     /// Whether what it does is on the disk.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub on_disk: bool,
@@ -458,9 +463,14 @@ impl Scope<'_> {
                 out.files.push(self.file(file)?);
             }
         }
+        let mut waits = !manifest.after.is_empty() && manifest.tasks.iter().all(|task| task.waits.is_none());
         for task in &manifest.tasks {
             if self.holds(task.when.as_deref())? {
-                out.tasks.push(self.task(task)?);
+                if let Some(names) = &task.waits {
+                    waits = true;
+                    out.begins.get_or_insert_default().extend(names.iter().cloned());
+                }
+                out.tasks.push(Task { waits, ..self.task(task)? });
             }
         }
         for handler in &manifest.handlers {
@@ -539,6 +549,7 @@ impl Scope<'_> {
         Ok(Task {
             name: self.text(&task.name, &task.name)?,
             unless: self.text(&task.unless, &task.name)?,
+            waits: false,
             on_disk: task.on_disk,
             independent: task.independent,
             changes: task.changes.as_deref().map(|script| self.text(script, &task.name)).transpose()?,
@@ -586,15 +597,4 @@ impl Scope<'_> {
     fn error(&self, what: &str, error: &tera::Error) -> RenderError {
         RenderError { what: format!("{what} of role {} on {}", self.role, self.host), cause: chain(error) }
     }
-}
-
-/// An error with all its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

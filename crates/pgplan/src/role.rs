@@ -166,6 +166,10 @@ pub struct Task {
     pub when: Option<String>,
     /// Shell script (template) that succeeds when there is nothing to do. `running UNIT` in it succeeds while a service has processes.
     pub unless: String,
+    /// This task and those of its role after it need the hosts that this one waits for. A new host begins with the others, and with
+    /// roles that come `after` nothing, once each host that it waits for, if it is new, too, has given all of these values:
+    /// `gives NAME VALUE` in a `run` there, `told HOST NAME` in one here.
+    pub waits: Option<Vec<String>>,
     /// What it does is on the disk: not looked at when a host was restored with its disk as it was.
     #[serde(default)]
     pub on_disk: bool,
@@ -177,6 +181,7 @@ pub struct Task {
     /// without their `! `, that have it.
     pub changes: Option<String>,
     /// Shell script (template) that does it. May be killed at any point and run again. `starts UNIT` in it says that it is about to start a service beside the one in `starts`.
+    /// `gives NAME VALUE` tells hosts that wait for this one, if they were made in the same run, and there `told HOST NAME` prints it.
     pub run: String,
     /// Seconds it may take.
     #[serde(default = "task_seconds")]

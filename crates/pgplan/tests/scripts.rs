@@ -206,6 +206,27 @@ fn files_get_their_content_all_at_once() {
     assert_eq!(place.read("state/installed"), list);
 }
 
+/// What a task gives is said at once, and what others gave is there for a task that asks for it, by host and name.
+#[test]
+fn what_a_task_gives_is_passed_on() {
+    let mut place = Place::new("given");
+    let mut task = hosts()[1].tasks[0].clone();
+    "false".clone_into(&mut task.unless);
+    task.run = format!(
+        "gives seed 17.4\ngives other x\necho \"<$(told m seed)><$(told m other)><$(told s seed)>\" >{}/told\n",
+        place.folder.display()
+    );
+    place.host.tasks = vec![task];
+    let (done, said) = place.apply("printf 'm seed 5.11\\ns other y\\n' >told");
+    assert!(done, "{said}");
+    let given = said.find(r#"{"event":"gives","kind":"seed","item":"17.4"}"#).unwrap();
+    assert!(said.contains(r#"{"event":"gives","kind":"other","item":"x"}"#), "{said}");
+    assert!(given < said.find(r#""event":"done","kind":"task""#).unwrap(), "{said}");
+    assert_eq!(place.read("told"), "<5.11><><>\n");
+    let (done, said) = place.apply("");
+    assert!(done && place.read("told") == "<><><>\n", "{said}");
+}
+
 /// A name that cannot be given, because a folder came there meanwhile: those that have theirs are as they were.
 #[test]
 fn a_file_that_cannot_be_placed_leaves_all_as_they_were() {

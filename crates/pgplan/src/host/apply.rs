@@ -28,6 +28,9 @@ pub struct Bundle {
 /// Where files that were replaced are kept until the handlers that they call have succeeded: in memory, like [`STAGE`].
 pub const OLD: &str = "/run/pgprov/old";
 
+/// What other hosts gave, in a bundle: their name, that of the value, and the value itself, a line each.
+const TOLD: &str = "told";
+
 /// Suffix of a file that waits beside its target for the others.
 pub const NEW: &str = ".pgprov-new";
 
@@ -43,6 +46,15 @@ impl Bundle {
         )
     }
 
+    /// The same with what other hosts gave: the host, the name and the value of each.
+    #[must_use]
+    pub fn with_told<'a>(mut self, told: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Self {
+        let lines: String = told.map(|(host, name, value)| format!("{host} {name} {value}\n")).collect();
+        self.parts.retain(|(name, _)| name != TOLD);
+        self.add(TOLD, lines);
+        self
+    }
+
     fn add(&mut self, name: impl Into<String>, content: impl Into<Vec<u8>>) {
         self.parts.push((name.into(), content.into()));
     }
@@ -51,11 +63,11 @@ impl Bundle {
 /// One line that the script prints.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Event {
-    /// What happened: `start`, `done`, `skip`, `failed`.
+    /// What happened: `start`, `done`, `skip`, `failed`, `gives`.
     pub event: String,
-    /// `packages`, `file`, `task`, `handler`, `all`.
+    /// `packages`, `file`, `task`, `handler`, `all`; of what is given, the name.
     pub kind: String,
-    /// Index or name.
+    /// Index or name; of what is given, the value.
     pub item: String,
     /// The last output of what failed, in base64.
     #[serde(default)]
@@ -66,6 +78,7 @@ pub struct Event {
 pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     let mut bundle = Bundle::default();
     bundle.add("apply.sh", script(rendered, plan));
+    bundle.add(TOLD, "");
     bundle.add("consent", plan.losses().map(|line| format!("{line}\n")).collect::<String>());
     if contents(plan).next().is_some() {
         bundle.add("files.pl", with_places(FILES));
@@ -122,10 +135,15 @@ fn stop_removed(path: &str, plan: &HostPlan) -> String {
 }
 
 /// Shell functions for tasks: `starts UNIT` says, before it does, that the task starts a service other than its own;
-/// `consented LINE` tells whether the user wants that loss.
+/// `consented LINE` tells whether the user wants that loss; `gives NAME VALUE` is for hosts that wait for this one, and
+/// `told HOST NAME` what one gave that this one waits for.
 fn functions() -> String {
-    format!(
-        "starts() {{ : >{STAGE}/started.\"$1\"; }}\nconsented() {{ grep -qxF -e \"$1\" {STAGE}/consent; }}\n"
+    with_places(
+        r#"starts() { : >@STAGE@/started."$1"; }
+consented() { grep -qxF -e "$1" @STAGE@/consent; }
+gives() { echo "$1 $2" >>@STAGE@/given; }
+told() { while read -r host name value; do [ "$host $name" != "$1 $2" ] || echo "$value"; done <@STAGE@/told; }
+"#,
     )
 }
 
@@ -161,6 +179,8 @@ undo() {
   mv failed log
   fail handler "$handler"
 }
+# What a task gives is passed on at once.
+pass_on() { [ ! -e given ] || { while read -r name value; do say gives "$name" "$value"; done <given && rm given; }; }
 # Old files are of use until all handlers have succeeded.
 forget() { set -- @DUE@/*; [ -e "$1" ] || [ ! -e @OLD@ ] || rm -rf @OLD@; }
 # The work is done: what was needed for it goes, in one process.
@@ -363,7 +383,7 @@ fn run_task(index: usize, task: &Task) -> String {
     let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
     format!(
         "if [ -e done.{index} ] || step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
-         {notes}step {} sh -e task.{index}.run || fail task {index}\n{starts}rm -f done.*; say done task {index}; fi\n",
+         {notes}step {} sh -e task.{index}.run || fail task {index}\n{starts}rm -f done.*; pass_on; say done task {index}; fi\n",
         task.seconds
     )
 }

@@ -21,6 +21,17 @@ pub(super) fn header(comment: &str, lab: &str, once: bool) -> String {
     }
 }
 
+/// An error with all its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 /// The slots of ours that a server may have. Where an engine moves standbys about, any server may follow any other.
 pub(super) fn kept_slots(lab: &Lab, host: &Host) -> Vec<String> {
     let moves = lab.failover.engine != FailoverEngine::None;
