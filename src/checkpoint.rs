@@ -465,7 +465,9 @@ fn go_back(
         execute::step(world, step, &MadeFrom::new())?;
     }
     let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
-    each(&hosts, |host| restore(world, &infra, host, checkpoint, &memory[&host.name]))?;
+    // One after the other: libvirt keeps some calls waiting for as long as it restores a machine.
+    each(&hosts, |host| prepare(world, &infra, host, checkpoint, &memory[&host.name]))?;
+    each(&hosts, |host| restore(world, host, checkpoint, &memory[&host.name]))?;
     // Nothing slow comes between the first and the last.
     for host in &hosts {
         libvirt.start_host(&world.fleet.lab.name, &host.name)?;
@@ -492,8 +494,8 @@ fn go_back(
     store.sweep(libvirt, true)
 }
 
-/// Restores one host over a new layer, whether it runs, is off or is not defined; it does not run after that.
-fn restore(
+/// Switches one host off, if it runs, and makes what its memory is restored with: a new layer of its disk, and its definition.
+fn prepare(
     world: &World,
     infra: &Infra,
     host: &Host,
@@ -505,7 +507,7 @@ fn restore(
     let memory = memory_of(world, host, checkpoint)?;
     let path = |volume: &str| format!("{}/{volume}", hypervisor.pool_path);
     let layer = infra.next_layer.get(&host.name).copied().unwrap_or(saved.layer + 1);
-    let prepare = || -> anyhow::Result<()> {
+    let make = || -> anyhow::Result<()> {
         let (volume, below) =
             (disk_name(&lab.name, &host.name, layer), disk_name(&lab.name, &host.name, saved.layer));
         let disk = overlay_volume(&volume, lab.vm.disk, &path(&below), DiskFormat::Qcow2);
@@ -524,11 +526,17 @@ fn restore(
             true => libvirt.stop_host(&lab.name, &host.name),
             false => Ok(()),
         });
-        let prepared = prepare();
+        let made = make();
         stop.join().map_err(|_| anyhow!("the thread that stops it panicked"))??;
-        prepared
-    })?;
-    libvirt.restore_from(&format!("host {}", host.name), &path(&memory), true)?;
+        made
+    })
+}
+
+/// Restores the memory of one host, over the disk that was made for it. It does not run after that.
+fn restore(world: &World, host: &Host, checkpoint: &Checkpoint, header: &Header) -> anyhow::Result<()> {
+    let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
+    let path = format!("{}/{}", hypervisor.pool_path, memory_of(world, host, checkpoint)?);
+    libvirt.restore_from(&format!("host {}", host.name), &path, true)?;
     // A cable that was pulled when the checkpoint was made is so for QEMU, which libvirt does not know.
     if header.xml.contains("<link state='down'/>") {
         libvirt.plug_in(&lab.name, &host.name)?;

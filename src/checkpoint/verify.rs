@@ -28,9 +28,6 @@ pub(super) fn verify(world: &World, host: &Host, clock: bool) -> anyhow::Result<
     let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
     // What is on its disk is as it was: what has to be looked at is what lives.
     let rendered = &RenderedHost {
-        files: Vec::new(),
-        directories: Vec::new(),
-        packages: Vec::new(),
         tasks: rendered.tasks.iter().filter(|task| !task.on_disk).cloned().collect(),
         ..rendered.clone()
     };
@@ -39,7 +36,8 @@ pub(super) fn verify(world: &World, host: &Host, clock: bool) -> anyhow::Result<
     let mut clock = clock;
     let mut first = rendered.after_a_jump();
     loop {
-        let said = tell(world, host, &mut session, &format!("{first}{}", facts::script(rendered)), clock)?;
+        let said =
+            tell(world, host, &mut session, &format!("{first}{}", facts::tasks_script(rendered)), clock)?;
         let facts = facts::parse(&String::from_utf8_lossy(&said)).map_err(anyhow::Error::msg)?;
         clock = false;
         first.clear();

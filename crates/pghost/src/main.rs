@@ -20,7 +20,7 @@ use std::{
 
 use pghost::wire::Request;
 
-use self::port::Port;
+use self::{port::Port, run::Runner};
 
 /// The name under which the program is a client of PostgreSQL. A name and no argument: one made before has no such name, and would
 /// take no notice of an argument.
@@ -61,11 +61,12 @@ fn work() -> io::Result<()> {
     ready()?;
     // Without a port there is nobody to wait for.
     let Some(mut port) = port else { return Ok(()) };
+    let runner = Runner::new();
     loop {
         port.greet("ready")?;
         let mut requests = BufReader::new(port.reader()?);
         while let Some(request) = Request::read(&mut requests)? {
-            run::serve(&mut port, &request)?;
+            runner.serve(&mut port, &request)?;
         }
     }
 }

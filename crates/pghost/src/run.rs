@@ -9,7 +9,8 @@ use std::{
         process::{CommandExt as _, ExitStatusExt as _},
     },
     path::PathBuf,
-    process::{Child, Command, ExitStatus},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -31,17 +32,101 @@ const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 const LATE: Duration = Duration::from_millis(200);
 /// How much output is sent at a time.
 const CHUNK: usize = 64 << 10;
+/// How many shells wait: a host that goes on with its memory is asked twice.
+const SHELLS: usize = 2;
+/// How long a host that was woken up has other things to do than starting them.
+const QUIET: Duration = Duration::from_secs(2);
 /// The status of what could not be done.
 const FAILED: i32 = 126;
 
-/// Does what is asked for, and answers. A script whose sender goes is not disturbed: it ends in its time, unheard.
-///
-/// # Errors
-/// The port fails.
-pub fn serve(port: &mut Port, request: &Request) -> io::Result<()> {
+/// Runs what is asked for, one after the other. Shells wait for the next questions: an emulated host that goes on with its memory has
+/// translated nothing of what starting one takes, and has something better to do than that.
+pub struct Runner {
+    waiting: Arc<Mutex<Vec<Shell>>>,
+}
+
+impl Runner {
+    /// One that has its shells in a while.
+    pub fn new() -> Self {
+        let runner = Self { waiting: Arc::default() };
+        runner.start_later();
+        runner
+    }
+
+    /// Does what is asked for, and answers. A script whose sender goes is not disturbed: it ends in its time, unheard.
+    ///
+    /// # Errors
+    /// The port fails.
+    pub fn serve(&self, port: &mut Port, request: &Request) -> io::Result<()> {
+        let shell = self.waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+        serve(port, request, shell)?;
+        // Whoever is told what time it is was away a moment ago.
+        match request.clock {
+            Some(_) => self.start_later(),
+            None => start(&self.waiting),
+        }
+        Ok(())
+    }
+
+    fn start_later(&self) {
+        let waiting = Arc::clone(&self.waiting);
+        thread::spawn(move || {
+            thread::sleep(QUIET);
+            start(&waiting);
+        });
+    }
+}
+
+/// Starts as many shells as are missing.
+fn start(waiting: &Mutex<Vec<Shell>>) {
+    let Ok(mut waiting) = waiting.lock() else { return };
+    while waiting.len() < SHELLS {
+        // Whoever has none starts one when it is time, and hears why that fails.
+        let Ok(shell) = Shell::new() else { return };
+        waiting.push(shell);
+    }
+}
+
+/// A shell that waits to be told, on its standard input, which script it is to run.
+struct Shell {
+    process: Child,
+    output: PipeReader,
+    input: ChildStdin,
+}
+
+impl Shell {
+    fn new() -> io::Result<Self> {
+        let (output, writer) = io::pipe()?;
+        let mut process = Command::new("/bin/sh")
+            .args(["-c", "read -r script && exec </dev/null && . \"$script\""])
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .process_group(0)
+            .spawn()?;
+        let input = process.stdin.take().ok_or_else(|| io::Error::other("it has no input"))?;
+        Ok(Self { process, output, input })
+    }
+
+    /// Nothing when it was killed meanwhile.
+    fn run(mut self, script: Script) -> Result<Running, Script> {
+        let told = writeln!(self.input, "{}", script.0.display());
+        match told {
+            Ok(()) => Ok(Running { process: self.process, output: self.output, script }),
+            Err(_) => {
+                // It is not there any more: nothing but its status is left of it.
+                let _ = self.process.wait();
+                Err(script)
+            }
+        }
+    }
+}
+
+fn serve(port: &mut Port, request: &Request, waiting: Option<Shell>) -> io::Result<()> {
     port.send(Answer::Start(request.id).line().as_bytes())?;
     let mut said = Said { id: request.id, bytes: Vec::new(), since: None };
-    match begin(request) {
+    match begin(request, waiting) {
         Ok(Some(running)) => follow(port, running, said),
         Ok(None) => said.end(port, 0),
         Err(error) => {
@@ -68,17 +153,24 @@ impl Drop for Script {
     }
 }
 
-fn begin(request: &Request) -> io::Result<Option<Running>> {
+fn begin(request: &Request, waiting: Option<Shell>) -> io::Result<Option<Running>> {
     if let Some(clock) = request.clock {
         identity::set_clock(clock)?;
     }
     if request.script.is_empty() {
         return Ok(None);
     }
-    let script = Script(folder().join(format!("pgprov-script.{:016x}", request.id)));
+    let mut script = Script(folder().join(format!("pgprov-script.{:016x}", request.id)));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&script.0)?;
     file.write_all(&request.script)?;
     drop(file);
+    // What brings something with it is started anew: it gets that, and another priority.
+    if let Some(shell) = waiting.filter(|_| request.input.is_empty()) {
+        match shell.run(script) {
+            Ok(running) => return Ok(Some(running)),
+            Err(same) => script = same,
+        }
+    }
     let mut input = fs::File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
     input.write_all(&request.input)?;
     input.rewind()?;
@@ -215,8 +307,9 @@ mod tests {
         let mut port = Port::from(fs::File::from(OwnedFd::from(host)));
         thread::spawn(move || {
             let mut requests = BufReader::new(port.reader().unwrap());
+            let runner = Runner::new();
             while let Some(request) = Request::read(&mut requests).unwrap() {
-                serve(&mut port, &request).unwrap();
+                runner.serve(&mut port, &request).unwrap();
             }
         });
         hypervisor
@@ -260,12 +353,44 @@ mod tests {
     #[test]
     fn a_script_is_in_a_file_that_only_its_user_may_read_and_that_goes() {
         let mut hypervisor = connected();
-        let (output, _) = ask(&mut hypervisor, &request(5, "echo $0; stat -c %a $0", b""));
-        let output = String::from_utf8(output).unwrap();
-        let (path, mode) = output.trim().split_once('\n').unwrap();
-        assert_eq!(mode, "600");
-        assert_eq!(ask(&mut hypervisor, &request(6, ":", b"")).1, 0);
-        assert!(!Path::new(path).exists());
+        for (id, input) in [(5, &b""[..]), (6, b"input")] {
+            let name = format!("{id:016x}");
+            let script =
+                format!("for file in {}/*.{name}; do echo $file; stat -c %a $file; done", folder().display());
+            let (output, _) = ask(&mut hypervisor, &request(id, &script, input));
+            let output = String::from_utf8(output).unwrap();
+            let (path, mode) = output.trim().split_once('\n').unwrap();
+            assert_eq!(mode, "600");
+            assert_eq!(ask(&mut hypervisor, &request(7, ":", b"")).1, 0);
+            assert!(!Path::new(path).exists());
+        }
+    }
+
+    /// They wait before they are asked for; one that was killed meanwhile is missed by nobody.
+    #[test]
+    fn shells_wait_for_questions() {
+        let runner = Runner::new();
+        let (host, mut hypervisor) = UnixStream::pair().unwrap();
+        let mut port = Port::from(fs::File::from(OwnedFd::from(host)));
+        let mut ask = |id, script: &str| {
+            runner.serve(&mut port, &request(id, script, b"")).unwrap();
+            let mut said = vec![0; 200];
+            let count = io::Read::read(&mut hypervisor, &mut said).unwrap();
+            String::from_utf8_lossy(&said[..count]).into_owned()
+        };
+        start(&runner.waiting);
+        let waiting =
+            || runner.waiting.lock().unwrap().iter().map(|shell| shell.process.id()).collect::<Vec<_>>();
+        for id in [20, 21] {
+            let last = waiting()[1];
+            let said = ask(id, "read -r line; echo \"$$ $line\"; exit 3");
+            let text = format!("{last} \n");
+            assert_eq!(said, format!("start {id}\nout {id} {}\n{text}exit {id} 3\n", text.len()));
+            assert!(waiting().len() == 2 && !waiting().contains(&last));
+        }
+        runner.waiting.lock().unwrap().iter_mut().for_each(|shell| shell.process.kill().unwrap());
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(ask(22, "echo here"), "start 22\nout 22 5\nhere\nexit 22 0\n");
     }
 
     #[test]

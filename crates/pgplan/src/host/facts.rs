@@ -139,15 +139,24 @@ pub fn script(rendered: &RenderedHost) -> String {
     for (index, rolling) in rolling.filter_map(|(index, handler)| Some((index, handler.rolling.as_ref()?))) {
         let _ = writeln!(out, "echo @leads; {} && echo {index}", check(&rolling.leads));
     }
-    out.push_str(RUNNING);
-    out.push_str("echo @done\n");
-    for (index, task) in rendered.tasks.iter().enumerate() {
-        let _ = writeln!(out, "{} && echo {index}", check(&task.unless));
-    }
+    out.push_str(&done(rendered));
     for script in rendered.refuse.iter().filter(|script| !script.trim().is_empty()) {
         let _ = writeln!(out, "echo @refusals; (\n{}\n) 2>/dev/null </dev/null 9>&-", script.trim_end());
     }
     out.push_str("echo @end\n");
+    out
+}
+
+/// The script that asks which tasks are done, and nothing else, of a host that nobody else can be at work on.
+pub fn tasks_script(rendered: &RenderedHost) -> String {
+    format!("{}echo @end\n", done(rendered))
+}
+
+fn done(rendered: &RenderedHost) -> String {
+    let mut out = format!("{RUNNING}echo @done\n");
+    for (index, task) in rendered.tasks.iter().enumerate() {
+        let _ = writeln!(out, "{} && echo {index}", check(&task.unless));
+    }
     out
 }
 
