@@ -465,9 +465,10 @@ fn go_back(
         execute::step(world, step, &MadeFrom::new())?;
     }
     let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
-    // One after the other: libvirt keeps some calls waiting for as long as it restores a machine.
-    each(&hosts, |host| prepare(world, &infra, host, checkpoint, &memory[&host.name]))?;
-    each(&hosts, |host| restore(world, host, checkpoint, &memory[&host.name]))?;
+    each(&hosts, |host| {
+        prepare(world, &infra, host, checkpoint, &memory[&host.name])?;
+        restore(world, host, checkpoint, &memory[&host.name])
+    })?;
     // Nothing slow comes between the first and the last.
     for host in &hosts {
         libvirt.start_host(&world.fleet.lab.name, &host.name)?;

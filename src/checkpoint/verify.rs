@@ -70,9 +70,15 @@ pub(super) fn tell(
         let errand = Errand { script: script.to_owned(), set_clock: clock, ..Errand::default() };
         let mut said = Vec::new();
         let mut hear = |output: &[u8]| said.extend_from_slice(output);
-        if matches!(world.libvirt.run_errand(domain, errand, PORT, PORT, &mut hear), Ok(0)) {
-            return Ok(said);
-        }
+        let why = match world.libvirt.run_errand(domain, errand, PORT, PORT, &mut hear) {
+            Ok(0) => return Ok(said),
+            Ok(status) => format!("exit status {status}"),
+            Err(undone) => undone.error.to_string(),
+        };
+        world
+            .fleet
+            .ui
+            .warn(&format!("{} is told over SSH, because the hypervisor could not: {why}", host.name));
     }
     let session = match session {
         Some(session) => session,

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::PathBuf,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -146,11 +147,12 @@ impl Libvirt {
         let operation = format!("upload {volume}");
         let (xml, name) = (upload_volume(volume, length), volume.to_owned());
         self.with_pool(&operation, move |_, pool| StorageVol::create_xml(pool, &xml, 0).map(drop))?;
-        let connect = self.connect.clone();
+        let connections = Arc::clone(&self.connections);
         let work = move |report: &dyn Fn(u64)| {
-            let pool = lookup(&connect)?;
+            let taken = connections.take()?;
+            let pool = lookup(&taken.connect)?;
             let volume = pool.lookup_storage_vol_by_name(&name)?;
-            send_file(&connect, &volume, &mut file, report)
+            send_file(&taken.connect, &volume, &mut file, report)
         };
         watched(&operation, STALL, work, progress)?.map_err(|failure| match failure {
             Failure::Libvirt(error) => Error::call(&operation, &error),

@@ -5,6 +5,7 @@
 //! to its fate) when its limit passes, so a stuck libvirtd shows as an error that names the call. [`Libvirt`] is cheap
 //! to clone and can be used from many threads at once.
 
+mod connections;
 mod domains;
 mod error;
 mod faults;
@@ -20,12 +21,17 @@ mod remove;
 mod tests;
 
 use std::{
-    sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread,
     time::Duration,
 };
 
 use virt::connect::Connect;
+
+use self::connections::Connections;
 
 pub use error::Error;
 pub use memory::{Header, hardware, unplugged};
@@ -46,7 +52,7 @@ const DEFAULT_URI: &str = "qemu:///system";
 /// A connection to a hypervisor.
 #[derive(Clone)]
 pub struct Libvirt {
-    connect: Connect,
+    connections: Arc<Connections>,
     uri: String,
 }
 
@@ -68,8 +74,8 @@ impl Libvirt {
         let operation = format!("connect to libvirt at {wanted}");
         let target = wanted.clone();
         let opened = bounded(&operation, QUICK, move || Connect::open(Some(&target)))?;
-        let connect = opened.map_err(|error| Error::connect(&wanted, &error))?;
-        Ok(Self { connect, uri: wanted })
+        let first = opened.map_err(|error| Error::connect(&wanted, &error))?;
+        Ok(Self { connections: Arc::new(Connections::new(&wanted, first)), uri: wanted })
     }
 
     /// The URI of the connection.
@@ -89,8 +95,9 @@ impl Libvirt {
         T: Send + 'static,
         F: FnOnce(&Connect) -> Raw<T> + Send + 'static,
     {
-        let connect = self.connect.clone();
-        bounded(operation, limit, move || work(&connect))?.map_err(|error| Error::call(operation, &error))
+        let connections = Arc::clone(&self.connections);
+        bounded(operation, limit, move || work(&connections.take()?.connect))?
+            .map_err(|error| Error::call(operation, &error))
     }
 }
 

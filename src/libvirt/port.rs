@@ -2,7 +2,10 @@
 //! emulated host a login over SSH costs a second more. `crates/pghost` is the other side.
 
 use std::{
-    sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -54,10 +57,10 @@ impl Libvirt {
     /// # Errors
     /// [`Error::Timeout`] at `limit`; [`Error::Answer`] when the guest reports a failure; [`Error::Call`].
     pub fn talk(&self, domain: &str, message: Option<String>, limit: Duration) -> Result {
-        let (operation, connect, name) =
-            (format!("tell {domain} who it is"), self.connect.clone(), domain.to_owned());
-        let said = bounded(&operation, limit, move || conversation(&connect, &name, message.as_deref()))?
-            .map_err(|error| Error::call(&operation, &error))?;
+        let (operation, connections, name) =
+            (format!("tell {domain} who it is"), Arc::clone(&self.connections), domain.to_owned());
+        let work = move || conversation(&connections.take()?.connect, &name, message.as_deref());
+        let said = bounded(&operation, limit, work)?.map_err(|error| Error::call(&operation, &error))?;
         said.map_err(|message| Error::Answer { operation, message })
     }
 

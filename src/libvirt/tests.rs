@@ -184,7 +184,8 @@ fn what_does_not_carry_our_mark_is_not_touched() {
     make(&libvirt, &lab);
     // The same names, without the mark.
     libvirt.remove_lab("lab").unwrap();
-    let connect = &libvirt.connect;
+    let taken = libvirt.connections.take().unwrap();
+    let connect = &taken.connect;
     let domain = connect.define_domain_xml(&unmarked(&domain_xml(&lab, "m"))).unwrap();
     domain.create().unwrap();
     let network = connect.define_network_xml(&unmarked(&machine::network(&lab, &lab.data).xml)).unwrap();
@@ -246,7 +247,15 @@ fn a_boot_snapshot_that_hosts_are_made_of_stays() {
 fn a_pool_of_somebody_else_is_not_used() {
     let ((libvirt, _folder), lab) = (hypervisor(), lab("lab"));
     let foreign = machine::pool("/pool").replace(machine::POOL_UUID, "11111111-2222-4333-8444-555555555555");
-    libvirt.connect.define_storage_pool_xml(&foreign, 0).unwrap().create(0).unwrap();
+    libvirt
+        .connections
+        .take()
+        .unwrap()
+        .connect
+        .define_storage_pool_xml(&foreign, 0)
+        .unwrap()
+        .create(0)
+        .unwrap();
     assert_not_ours(libvirt.ensure_pool(Path::new("/pool")));
     assert_not_ours(libvirt.create_disk("lab", "m", 0, &overlay(&lab, "m")));
     assert_not_ours(libvirt.remove_volumes("lab", "m"));

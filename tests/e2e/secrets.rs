@@ -117,7 +117,7 @@ pub fn no_secret_in_arguments(suite: &Suite) -> Result<()> {
         ensure!(seen.contains("sshd"), "expected to have seen processes of {host}, got\n{seen}");
         ensure_none(&secrets, seen, &format!("the arguments of processes of {host}"))?;
     }
-    for (host, program) in [("m", "own-cluster"), ("s", "pg_basebackup")] {
+    for (host, program) in [("m", "psql"), ("s", "systemctl")] {
         let seen = &inside[host];
         ensure!(
             seen.contains(program) && seen.contains("apply.sh"),

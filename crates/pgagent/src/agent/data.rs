@@ -107,8 +107,8 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
                 if clock::now() >= next_look && agent.look() {
                     next_look = clock::now() + heartbeat / 2;
                 }
-                agent.greet();
                 agent.notice_jump();
+                agent.greet();
                 agent.publish();
                 notify::systemd("WATCHDOG=1");
             }
@@ -212,6 +212,8 @@ impl Agent {
             return;
         }
         log::line("info", "clock", &[("set_by_ms", &by.to_string())]);
+        // A machine that was away has more to do in its first second than to let somebody in who wants nothing.
+        self.greeted = clock::now();
         if self.open(clock::now()) {
             let server = self.server.clone();
             tokio::spawn(async move { server.stir().await });
