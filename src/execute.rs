@@ -54,7 +54,8 @@ pub struct Fleet {
     pub targets: BTreeMap<String, Target>,
     /// How long a host may take to boot and answer.
     pub boot_limit: Duration,
-    /// How many hosts may boot, or be configured without waiting, at the same time: an emulated host takes a core.
+    /// How many hosts may boot and get their files at the same time, those that were there before be configured: an emulated host takes a
+    /// core.
     pub boots: usize,
     /// Since when hosts that run are asked what they have: those that have not answered yet are not waited for anew.
     pub asked: OnceLock<Instant>,
