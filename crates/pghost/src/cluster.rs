@@ -15,22 +15,25 @@ use std::{
     time::SystemTime,
 };
 
-/// Where the sum of a control file can be: after a struct of this many bytes, which differs between versions.
+/// Where the sum of a control file can be: after a struct of so many bytes, which differs between versions.
 const SUM_AT: std::ops::Range<usize> = 200..480;
 /// A page of WAL begins with a magic number, and with flags, of which this one says that the identifier follows.
 const LONG_HEADER: u16 = 2;
-/// Where it is then.
+/// At which byte it is then.
 const IN_WAL: usize = 24;
 
-/// Does it, for the arguments of this process.
+/// Does it, for the arguments of this process, and returns the seed as a line.
 ///
 /// # Errors
 /// The directory is not one that a server of PostgreSQL left when it was shut down; or an argument is wrong.
 pub fn seed_cluster() -> io::Result<String> {
     let mut arguments = env::args().skip(1);
-    let directory = arguments.next().ok_or_else(|| invalid("which directory?"))?;
-    let seed =
-        arguments.next().map(|text| parse(&text).ok_or_else(|| invalid(&format!("`{text}` is no seed"))));
+    let directory = arguments.next().ok_or_else(|| invalid("usage: seed-cluster DIRECTORY [SEED]"))?;
+    let seed = arguments.next().map(|text| {
+        parse(&text).ok_or_else(|| {
+            invalid(&format!("`{text}` is no seed: two system identifiers with a dot between"))
+        })
+    });
     let (identifier, origin) = match seed.transpose()? {
         Some((identifier, origin)) => (identifier, Some(origin)),
         None => (new_identifier()?, None),
@@ -84,7 +87,7 @@ fn give(directory: &Path, identifier: u64, origin: Option<u64>) -> io::Result<u6
         found = true;
     }
     if !found {
-        return Err(invalid("there is no WAL"));
+        return Err(invalid(&format!("there is no WAL in {}/pg_wal", directory.display())));
     }
     // Last, because it is what the rest is compared with.
     fs::OpenOptions::new().write(true).open(&control)?.write_all(&bytes)?;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let done = if is_named(&name, ASK) {
         ask::ask().and_then(|rows| io::stdout().write_all(&rows))
     } else if is_named(&name, SEED) {
-        cluster::seed_cluster().and_then(|identifier| io::stdout().write_all(identifier.as_bytes()))
+        cluster::seed_cluster().and_then(|seed| io::stdout().write_all(seed.as_bytes()))
     } else {
         work()
     };

@@ -1,6 +1,7 @@
 //! Runs one script, and sends on what it writes while it runs.
 
 use std::{
+    ffi::OsStr,
     fs::{self, OpenOptions},
     io::{self, PipeReader, Read as _, Seek as _, Write as _},
     mem,
@@ -87,6 +88,15 @@ fn start(waiting: &Mutex<Vec<Shell>>) {
     }
 }
 
+/// Starts a shell: what it writes comes by one pipe, errors among it.
+fn shell(arguments: &[&OsStr], input: Stdio) -> io::Result<(Child, PipeReader)> {
+    let (output, writer) = io::pipe()?;
+    let mut command = Command::new("/bin/sh");
+    command.args(arguments).current_dir("/").process_group(0);
+    command.stdin(input).stdout(writer.try_clone()?).stderr(writer);
+    Ok((command.spawn()?, output))
+}
+
 /// A shell that waits to be told, on its standard input, which script it is to run.
 struct Shell {
     process: Child,
@@ -96,20 +106,13 @@ struct Shell {
 
 impl Shell {
     fn new() -> io::Result<Self> {
-        let (output, writer) = io::pipe()?;
-        let mut process = Command::new("/bin/sh")
-            .args(["-c", "read -r script && exec </dev/null && . \"$script\""])
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(writer.try_clone()?)
-            .stderr(writer)
-            .process_group(0)
-            .spawn()?;
+        let script = "read -r script && exec </dev/null && . \"$script\"";
+        let (mut process, output) = shell(&["-c".as_ref(), script.as_ref()], Stdio::piped())?;
         let input = process.stdin.take().ok_or_else(|| io::Error::other("it has no input"))?;
         Ok(Self { process, output, input })
     }
 
-    /// Nothing when it was killed meanwhile.
+    /// Has it run the script, which comes back when the shell was killed meanwhile.
     fn run(mut self, script: Script) -> Result<Running, Script> {
         let told = writeln!(self.input, "{}", script.0.display());
         match told {
@@ -174,15 +177,7 @@ fn begin(request: &Request, waiting: Option<Shell>) -> io::Result<Option<Running
     let mut input = fs::File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
     input.write_all(&request.input)?;
     input.rewind()?;
-    let (output, writer) = io::pipe()?;
-    let process = Command::new("/bin/sh")
-        .arg(&script.0)
-        .current_dir("/")
-        .stdin(input)
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .process_group(0)
-        .spawn()?;
+    let (process, output) = shell(&[script.0.as_os_str()], input.into())?;
     // Questions are short. What brings something with it changes the host, may take long, and is no more than the services here.
     if !request.input.is_empty() {
         setpriority_pgrp(Some(Pid::from_child(&process)), 0)?;

@@ -116,6 +116,7 @@ pub struct RenderedHost {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub together: bool,
 }
+
 /// A directory to make.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Directory {
@@ -470,7 +471,7 @@ impl Scope<'_> {
                     waits = true;
                     out.begins.get_or_insert_default().extend(names.iter().cloned());
                 }
-                out.tasks.push(Task { waits, ..self.task(task)? });
+                out.tasks.push(self.task(task, waits)?);
             }
         }
         for handler in &manifest.handlers {
@@ -545,11 +546,11 @@ impl Scope<'_> {
         })
     }
 
-    fn task(&self, task: &role::Task) -> Result<Task, RenderError> {
+    fn task(&self, task: &role::Task, waits: bool) -> Result<Task, RenderError> {
         Ok(Task {
             name: self.text(&task.name, &task.name)?,
             unless: self.text(&task.unless, &task.name)?,
-            waits: false,
+            waits,
             on_disk: task.on_disk,
             independent: task.independent,
             changes: task.changes.as_deref().map(|script| self.text(script, &task.name)).transpose()?,
@@ -578,13 +579,9 @@ impl Scope<'_> {
     }
 
     fn holds(&self, when: Option<&str>) -> Result<bool, RenderError> {
-        match when {
-            None => Ok(true),
-            Some(condition) => {
-                let template = format!("{{% if {condition} %}}yes{{% endif %}}");
-                Ok(self.text(&template, condition)? == "yes")
-            }
-        }
+        let Some(condition) = when else { return Ok(true) };
+        let template = format!("{{% if {condition} %}}yes{{% endif %}}");
+        Ok(self.text(&template, condition)? == "yes")
     }
 
     fn text(&self, template: &str, what: &str) -> Result<String, RenderError> {
