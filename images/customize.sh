@@ -28,6 +28,7 @@ echo "$sectors" >"$root/usr/lib/pgprov/sectors"
 # Disabled by preset: all that packages enabled. Masked: what other units would pull in and a lab host has no use for.
 in_root systemctl -q preset-all
 in_root systemctl -q set-default multi-user.target
+grep -q LISTEN_FDS "$root/usr/sbin/sshd" || in_root sh -c 'systemctl -q disable ssh.socket && systemctl -q enable ssh.service'
 for unit in \
   dev-hugepages.mount dev-mqueue.mount run-lock.mount tmp.mount sys-fs-fuse-connections.mount sys-kernel-config.mount \
   sys-kernel-debug.mount sys-kernel-tracing.mount proc-sys-fs-binfmt_misc.automount \
@@ -74,8 +75,8 @@ for rules in "$root"/usr/lib/udev/rules.d/*.rules; do
 done
 rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin"
 
-# --- pghost under its other names: a client of PostgreSQL for scripts, and what makes a data directory one of its own ----
-for name in ask seed-cluster; do ln -s pghost "$root/usr/lib/pgprov/$name"; done
+# --- pghost under its other names: a client of PostgreSQL for scripts, what makes a data directory one of its own, what installs files
+for name in ask seed-cluster files; do ln -s pghost "$root/usr/lib/pgprov/$name"; done
 
 # --- PostgreSQL: a data directory to take, by seed-cluster ------------------------------------------------------------
 in_root install -d -o postgres -g postgres /usr/lib/pgprov/postgres
@@ -85,10 +86,13 @@ for bin in "$root"/usr/lib/postgresql/*/bin; do
     -D "/usr/lib/pgprov/postgres/$version" --data-checksums --encoding=UTF8 --locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256
   # A standby does not start with less of these than its control file says that the primary had: so it says the least. A primary
-  # writes into its WAL what it has.
+  # writes into its WAL what it has. And the next WAL begins with a file of its own: a standby asks for all of the file in which its
+  # own WAL ends, which would be most of what initdb wrote.
   in_root setpriv --reuid=postgres --regid=postgres --clear-groups "/usr/lib/postgresql/$version/bin/postgres" --single \
     -D "/usr/lib/pgprov/postgres/$version" -c fsync=off -c max_connections=1 -c superuser_reserved_connections=0 \
-    -c max_wal_senders=0 -c max_worker_processes=0 -c max_locks_per_transaction=10 postgres </dev/null
+    -c max_wal_senders=0 -c max_worker_processes=0 -c max_locks_per_transaction=10 -c wal_recycle=off postgres >/dev/null <<'SQL'
+select pg_switch_wal()
+SQL
   # On the PATH of Debian are wrappers in Perl, which cost an emulated machine a second for each psql. They also say where
   # service files are.
   path=/usr/lib/postgresql/$version/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

@@ -271,8 +271,8 @@ pub fn script(rendered: &RenderedHost) -> String {
     format!("echo @login\n{}{}", login_script(), facts::script(rendered))
 }
 
-/// What a host said of itself, and whether it can be logged in to: its host key is the pinned one, sshd runs, and it is on the
-/// management network.
+/// What a host said of itself, and whether it can be logged in to: its host key is the pinned one, sshd runs or
+/// is started for who comes, and it is on the management network.
 ///
 /// # Errors
 /// It did not say all of it.
@@ -349,9 +349,20 @@ pub fn read_by_port(
     can_log_in(&String::from_utf8_lossy(&output[..end]), target).then(|| output[end + 1..].to_vec())
 }
 
-/// Writes one line: the host key, when sshd runs.
+/// Whether somebody listens on the port of SSH (22, here 0016) on all addresses of one kind: state 0A.
+const LISTENS: &str = r"listens() {
+  while read -r _ local _ state _; do
+    case $local/$state in *:0016/0A) return 0 ;; esac
+  done
+  return 1
+}
+";
+
+/// Writes one line: the host key, when sshd runs, or is started for who comes.
 fn login_script() -> String {
-    format!("{RUNNING}if running ssh.service; then\n{KEY}else echo; fi\n")
+    format!(
+        "{RUNNING}{LISTENS}if running ssh.service || listens </proc/net/tcp6 || listens </proc/net/tcp; then\n{KEY}else echo; fi\n"
+    )
 }
 
 fn can_log_in(key: &str, target: &Target) -> bool {

@@ -86,6 +86,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         "files/etc/systemd/system/ssh.service",
         include_str!("../../images/files/etc/systemd/system/ssh.service"),
     ),
+    ("files/etc/systemd/system/ssh.socket", include_str!("../../images/files/etc/systemd/system/ssh.socket")),
     (
         "files/etc/systemd/system/systemd-networkd.service.d/lab.conf",
         include_str!("../../images/files/etc/systemd/system/systemd-networkd.service.d/lab.conf"),
@@ -110,6 +111,7 @@ const GUEST_SOURCES: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../crates/pghost/Cargo.toml")),
     ("src/ask.rs", include_str!("../../crates/pghost/src/ask.rs")),
     ("src/cluster.rs", include_str!("../../crates/pghost/src/cluster.rs")),
+    ("src/files.rs", include_str!("../../crates/pghost/src/files.rs")),
     ("src/identity.rs", include_str!("../../crates/pghost/src/identity.rs")),
     ("src/lib.rs", include_str!("../../crates/pghost/src/lib.rs")),
     ("src/main.rs", include_str!("../../crates/pghost/src/main.rs")),

@@ -1,4 +1,5 @@
--- Brings roles, databases, extensions and replication slots in line with the topology. May run any number of times.
+-- Brings roles, databases, extensions and replication slots in line with the topology. May run any number of times. With `is_new`
+-- nothing is looked for that should go: the cluster was just made.
 -- A commit must not wait for a standby that is only about to be made.
 set synchronous_commit = local;
 {% include "postgres/objects-quiet.sql" %}
@@ -23,6 +24,8 @@ alter role replicator replication;
 -- pg_rewind, which brings an old primary back, reads the source with these.
 grant execute on function pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text),
   pg_read_binary_file(text, bigint, bigint, boolean) to replicator;
+\if :{?is_new}
+\else
 -- Users that the topology no longer has. What they own is not ours to throw away.
 do $$
 declare
@@ -51,17 +54,24 @@ select format('revoke %I from %I', membership, name) from wanted join marked usi
   unnest(string_to_array(substring(marked.mark from ', member of (.*)$'), ', ')) as membership
   where kind = 'user' and to_regrole(quote_ident(membership)) is not null
     and membership <> all (string_to_array(coalesce(substring(wanted.mark from ', member of (.*)$'), ''), ', ')) \gexec
+\endif
 {% for user in lab.postgres.users %}
 alter role {{ user.name }} {% for attribute in role_attributes %}{% if attribute in user.attributes %}{{ attribute }}{% else %}no{{ attribute }}{% endif %} {% endfor %};
 {% for group in user.member_of %}grant {{ group }} to {{ user.name }};
 {% endfor %}{% endfor %}
 {% for database in lab.postgres.databases %}
-select 'create database {{ database.name }} owner {{ database.owner }}'
+select 'create database {{ database.name }} owner {{ database.owner }}' ||
+    -- By its files: their pages, written into WAL one by one, would be most of what a young cluster sends its standby.
+    case when current_setting('server_version_num')::int >= 150000 then ' strategy file_copy' else '' end
   where not exists (select from pg_database where datname = '{{ database.name }}') \gexec
 alter database {{ database.name }} owner to {{ database.owner }};
 -- Extensions that the topology made and no longer has go, unless something needs them.
+\set visit {% if database.extensions %}true{% else %}false{% endif %}
+\if :{?is_new}
+\else
 select {{ database.extensions | length }} > 0 or coalesce(shobj_description(oid, 'pg_database') like 'pgprov: %, extensions %', false) as visit
   from pg_database where datname = '{{ database.name }}' \gset
+\endif
 \if :visit
 \connect {{ database.name }}
 set synchronous_commit = local;

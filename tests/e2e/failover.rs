@@ -138,7 +138,9 @@ pub fn nobody_is_promoted_needlessly(suite: &Suite) -> Result<()> {
 fn a_connection_that_is_closed_ends(drill: &Drill<'_>) -> Result<()> {
     drill.lab.exec(
         "arbiter",
-        "setsid bash -c 'for i in $(seq 200); do
+        // Not to the server that is about to be stopped.
+        "setsid bash -c 'for i in $(seq 100); do (exec 3<>/dev/tcp/s/5432) 2>/dev/null || break; sleep 0.1; done
+         for i in $(seq 200); do
              { exec 3<>/dev/tcp/s/5432 && exec sleep 20; } 2>/dev/null; sleep 0.1
          done' >/dev/null 2>&1 </dev/null &",
     )?;

@@ -111,6 +111,11 @@ impl Arbiter {
     pub fn record(&self) -> Option<&Record> {
         self.durable.record.as_ref()
     }
+
+    /// Whether anything goes by what a try to reach that host's PostgreSQL shows: only a promotion of the other one does.
+    pub fn wants_probes(&self, site: Site) -> bool {
+        self.record().is_some_and(|record| record.in_sync && record.primary == site)
+    }
 }
 
 /// The next state, and what to do in that order.

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use pgagent_core::{Member, Probe};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_postgres::{
     Client,
     error::SqlState,
@@ -181,17 +181,24 @@ fn password(config: &Config) -> Option<String> {
     Some(line.rsplit(':').next().unwrap_or(line).to_owned())
 }
 
-/// Probes for ever, and says what came out.
+/// Probes for as long as it is wanted, and says what came out.
 pub fn watch<E: Send + 'static>(
     config: Arc<Config>,
     identity: Identity,
     of: Member,
+    mut wanted: watch::Receiver<bool>,
     events: tokio::sync::mpsc::Sender<E>,
     event: impl Fn(Probe, Class, Duration) -> E + Send + 'static,
 ) {
     tokio::spawn(async move {
         let mut session = Session::default();
         loop {
+            if !*wanted.borrow_and_update() {
+                session = Session::default();
+                if wanted.wait_for(|wanted| *wanted).await.is_err() {
+                    return;
+                }
+            }
             let (probe, class, took) = probe(&config, &identity, of, &mut session).await;
             if events.send(event(probe, class, took)).await.is_err() {
                 return;

@@ -332,8 +332,8 @@ impl Postgresql {
 /// the standby became one that may be promoted.
 async fn end_former_sessions(client: &Client) -> Result<(), String> {
     let end = format!(
-        "select pg_terminate_backend(pid) from pg_stat_activity
-         where application_name = '{AGENT}' and usename = current_user and pid <> pg_backend_pid()"
+        "select pg_terminate_backend(pid) from pg_stat_get_activity(null)
+         where application_name = '{AGENT}' and usesysid = current_user::regrole and pid <> pg_backend_pid()"
     );
     let gone = async {
         loop {

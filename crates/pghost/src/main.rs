@@ -5,6 +5,7 @@
 
 mod ask;
 mod cluster;
+mod files;
 mod identity;
 mod port;
 mod run;
@@ -27,6 +28,8 @@ use self::{port::Port, run::Runner};
 const ASK: &str = "ask";
 /// The name under which it makes a data directory of PostgreSQL one of its own.
 const SEED: &str = "seed-cluster";
+/// The name under which it installs files.
+const FILES: &str = "files";
 
 fn main() -> ExitCode {
     let name = env::args_os().next().unwrap_or_default();
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         ask::ask().and_then(|rows| io::stdout().write_all(&rows))
     } else if is_named(&name, SEED) {
         cluster::seed_cluster().and_then(|seed| io::stdout().write_all(seed.as_bytes()))
+    } else if is_named(&name, FILES) {
+        files::files().and_then(|said| io::stdout().write_all(&said))
     } else {
         work()
     };

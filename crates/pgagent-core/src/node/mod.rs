@@ -278,6 +278,11 @@ impl Node {
         self.durable.record.as_ref()
     }
 
+    /// Whether anything goes by what a try to reach the other host's PostgreSQL shows: only a promotion of this host does.
+    pub fn wants_probes(&self, me: Site) -> bool {
+        self.record().is_some_and(|record| record.in_sync && record.primary != me)
+    }
+
     /// PostgreSQL as it is now: unknown while an operation is running.
     pub fn server(&self) -> Option<&Server> {
         if self.op.is_some() { None } else { self.seen.as_ref() }

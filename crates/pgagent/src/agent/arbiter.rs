@@ -9,7 +9,7 @@ use pgagent_core::{
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use super::Common;
@@ -26,6 +26,7 @@ struct Agent {
     common: Common,
     state: Arbiter,
     probes: [Option<(Class, Duration)>; 2],
+    wanted: [watch::Sender<bool>; 2],
     granted: u64,
     refused: u64,
 }
@@ -35,12 +36,15 @@ pub async fn run(common: Common) -> Result<(), String> {
     let durable: Option<Durable> =
         common.remembered("no memory: nothing is granted until both data hosts were heard")?;
     let (news, mut incoming) = mpsc::channel::<(Site, Probe, Class, Duration)>(16);
-    for site in Site::ALL {
+    let wanted = Site::ALL.map(|site| {
         let event = move |probe, class, took| (site, probe, class, took);
-        probe::watch(common.config.clone(), common.identity.clone(), Member::Data(site), news.clone(), event);
-    }
+        let (wanted, reader) = watch::channel(false);
+        let (config, identity) = (common.config.clone(), common.identity.clone());
+        probe::watch(config, identity, Member::Data(site), reader, news.clone(), event);
+        wanted
+    });
     let (state, actions) = Arbiter::start(durable, clock::random(), clock::now());
-    let mut agent = Agent { common, state, probes: [None; 2], granted: 0, refused: 0 };
+    let mut agent = Agent { common, state, probes: [None; 2], wanted, granted: 0, refused: 0 };
     agent.act(actions)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
@@ -59,7 +63,7 @@ pub async fn run(common: Common) -> Result<(), String> {
                 }
             }
             Some((site, probe, class, took)) = incoming.recv() => {
-                agent.probes[site.index()] = Some((class, took));
+                agent.probes[site.index()] = agent.state.wants_probes(site).then_some((class, took));
                 agent.take(Event::Probed(site, probe))?;
             }
             Some(call) = agent.common.calls.recv() => agent.serve(call)?,
@@ -73,6 +77,13 @@ impl Agent {
     fn take(&mut self, event: Event) -> Result<(), String> {
         let (state, actions) = arbiter::step(&self.common.config.times(), &self.state, clock::now(), event);
         self.state = state;
+        for site in Site::ALL {
+            let wants = self.state.wants_probes(site);
+            if !wants {
+                self.probes[site.index()] = None;
+            }
+            self.wanted[site.index()].send_if_modified(|wanted| std::mem::replace(wanted, wants) != wants);
+        }
         self.act(actions)
     }
 

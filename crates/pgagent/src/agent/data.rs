@@ -9,7 +9,7 @@ use pgagent_core::{
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use super::Common;
@@ -60,6 +60,7 @@ struct Agent {
     gate_failures: u64,
     fences: u64,
     transitions: u64,
+    wants_probes: watch::Sender<bool>,
     last_probe: Option<(Class, Duration)>,
     last_error: Option<String>,
 }
@@ -73,7 +74,8 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
     gate::apply(&common.config, &gate::table(&common.config)).await?;
     let (news, mut incoming) = mpsc::channel(16);
     let peer = Member::Data(site.other());
-    probe::watch(common.config.clone(), common.identity.clone(), peer, news.clone(), News::Probed);
+    let (wants_probes, wanted) = watch::channel(false);
+    probe::watch(common.config.clone(), common.identity.clone(), peer, wanted, news.clone(), News::Probed);
     let (node, actions) = Node::start(durable, clock::now());
     let mut agent = Agent {
         common,
@@ -90,6 +92,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
         gate_failures: 0,
         fences: 0,
         transitions: 0,
+        wants_probes,
         last_probe: None,
         last_error: None,
     };
@@ -134,6 +137,11 @@ impl Agent {
         let now = clock::now();
         let (node, actions) = node::step(&self.config, &self.node, now, event);
         self.node = node;
+        let wants = self.node.wants_probes(self.config.me);
+        if !wants {
+            self.last_probe = None;
+        }
+        self.wants_probes.send_if_modified(|wanted| std::mem::replace(wanted, wants) != wants);
         self.act(actions).await
     }
 
@@ -260,7 +268,7 @@ impl Agent {
     async fn hear(&mut self, news: News) -> Result<(), String> {
         match news {
             News::Probed(probe, class, took) => {
-                self.last_probe = Some((class, took));
+                self.last_probe = self.node.wants_probes(self.config.me).then_some((class, took));
                 self.take(Event::Probed(probe)).await
             }
             News::Looked(operations, seen) => {

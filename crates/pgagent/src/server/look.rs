@@ -13,13 +13,14 @@ use pgagent_core::{
 use super::{Postgresql, STATEMENT, execute};
 
 /// All of it in one statement. A standby that has stopped receiving knows the timeline it followed by its files only: the
-/// control file tells it after the next restart point.
+/// control file tells it after the next restart point. Functions and not the views over them: what a view is has to be read and taken
+/// apart by each new session, and a server that was just started has a cold processor.
 const QUERY: &str = "
 select (select system_identifier from pg_control_system()),
   (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
   pg_is_in_recovery()::int,
   case when pg_is_in_recovery()
-    then coalesce((select received_tli from pg_stat_wal_receiver where received_tli > 0),
+    then coalesce((select received_tli from pg_stat_get_wal_receiver() where received_tli > 0),
       greatest((select min_recovery_end_timeline from pg_control_recovery()), (select timeline_id from pg_control_checkpoint()),
         (select max(('x' || substr(name, 1, 8))::bit(32)::int) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$')))
     else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end,
@@ -27,10 +28,11 @@ select (select system_identifier from pg_control_system()),
   case when pg_is_in_recovery() then greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn
     else pg_current_wal_insert_lsn() - '0/0'::pg_lsn end,
   current_setting('primary_conninfo') <> '',
-  (select status from pg_stat_wal_receiver),
+  (select status from pg_stat_get_wal_receiver() where pid is not null),
   s.sync_state, s.flush_lsn - '0/0'::pg_lsn, s.replay_lsn - '0/0'::pg_lsn
 from (select 1) one left join
-  (select * from pg_stat_replication where application_name = 'PEER' and state = 'streaming' order by flush_lsn desc limit 1) s on true";
+  (select sender.* from pg_stat_get_wal_senders() sender join pg_stat_get_activity(null) activity using (pid)
+    where application_name = 'PEER' and sender.state = 'streaming' order by flush_lsn desc limit 1) s on true";
 
 /// What a session is told before it is asked to look: planning costs three times as much as looking, and is done twice a second
 /// otherwise.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Change, HostPlan, Reason,
-    facts::{DUE, INSTALLED, LOCK, REVERSED, RUNNING, slug},
+    facts::{DUE, INSTALLED, LOCK, REVERSED, RUNNING, check, only_asks, slug},
 };
 use crate::render::{File, Handler, RenderedHost, Task};
 
@@ -94,7 +94,9 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
         bundle.add("checks", checks);
     }
     for (index, task) in tasks(rendered, plan) {
-        bundle.add(format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless));
+        if !only_asks(&task.unless) {
+            bundle.add(format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless));
+        }
         bundle.add(format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run));
     }
     for (index, handler) in rendered.handlers.iter().enumerate() {
@@ -160,6 +162,8 @@ fail() {
 }
 # The lock is not inherited (9>&-): a daemon that a step starts would hold it for ever.
 step() { limit=$1; shift; timeout -k 5 "$limit" "$@" >log 2>&1 </dev/null 9>&-; }
+# files PHASE...: see files.pl. Our images have a program for it, which is there sooner than perl.
+files() { if [ -x /usr/lib/pgprov/files ]; then /usr/lib/pgprov/files @PLACING@ @NEW@ @OLD@ "$@"; else perl files.pl "$@"; fi; }
 # put_back PATH...: those of the files that were replaced are as they were.
 put_back() {
   back=
@@ -256,6 +260,7 @@ fn calling(rendered: &RenderedHost, handler: &String) -> String {
 
 fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     let mut out = with_places(PRELUDE);
+    out.push_str(RUNNING);
     out.push_str("forget\n");
     packages(&mut out, rendered, plan);
     for change in &plan.directories {
@@ -298,7 +303,7 @@ fn packages(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
         return;
     }
     for change in contents(plan).filter(|change| rendered.files[change.index].before_packages) {
-        let _ = writeln!(out, "perl files.pl early {} 2>log || fail file {}", change.index, change.what);
+        let _ = writeln!(out, "files early {} 2>log || fail file {}", change.index, change.what);
     }
     let list = plan.packages.join(" ");
     let mut options = "-o DPkg::Lock::Timeout=120 -o DPkg::Options::=--force-confold".to_owned();
@@ -327,9 +332,7 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     for change in contents(plan) {
         let Some(validate) = &rendered.files[change.index].validate else { continue };
         if !is_placed {
-            out.push_str(
-                "perl files.pl place 2>log || fail files ''\nrefuse() { perl files.pl drop; fail \"$@\"; }\n",
-            );
+            out.push_str("files place 2>log || fail files ''\nrefuse() { files drop; fail \"$@\"; }\n");
             is_placed = true;
         }
         let path = &change.what;
@@ -342,8 +345,8 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
     match contents(plan).next() {
         // Changed files call handlers also when only their owner changes.
         None => out.push_str(&written(&plan.called(rendered).keys().collect(), &plan.reversed(rendered))),
-        Some(_) if is_placed => out.push_str("perl files.pl commit 2>log || fail files ''\n"),
-        Some(_) => out.push_str("perl files.pl place commit 2>log || fail files ''\n"),
+        Some(_) if is_placed => out.push_str("files commit 2>log || fail files ''\n"),
+        Some(_) => out.push_str("files place commit 2>log || fail files ''\n"),
     }
     for change in plan.files.iter().filter(|change| change.reason == Reason::Attributes) {
         let File { owner, group, mode, path, .. } = &rendered.files[change.index];
@@ -381,8 +384,12 @@ fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<String> {
 fn run_task(index: usize, task: &Task) -> String {
     let notes = written(&task.notify.iter().collect(), &BTreeSet::new());
     let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
+    let is_done = match only_asks(&task.unless) {
+        true => check(&task.unless),
+        false => format!("step 60 sh task.{index}.unless"),
+    };
     format!(
-        "if [ -e done.{index} ] || step 60 sh task.{index}.unless; then say skip task {index}; else say start task {index}\n\
+        "if [ -e done.{index} ] || {is_done}; then say skip task {index}; else say start task {index}\n\
          {notes}step {} sh -e task.{index}.run || fail task {index}\n{starts}rm -f done.*; pass_on; say done task {index}; fi\n",
         task.seconds
     )

@@ -162,17 +162,19 @@ fn done(rendered: &RenderedHost) -> String {
 
 /// A check, whose status is what counts. One that only asks and changes nothing in the shell needs none of its own, which costs
 /// an emulated host most of a hundredth of a second.
-fn check(script: &str) -> String {
-    let script = script.trim_end();
+pub(super) fn check(script: &str) -> String {
+    let (open, close) = if only_asks(script) { ("{", "}") } else { ("(", ")") };
+    format!("{open}\n{}\n{close} >/dev/null 2>&1 </dev/null 9>&-", script.trim_end())
+}
+
+/// Whether a check only asks the shell and the kernel, and changes nothing in the shell that runs it.
+pub(super) fn only_asks(script: &str) -> bool {
     let parts = || script.split(['\n', '|', '&']).map(str::trim).filter(|part| !part.is_empty());
     let asks = |part: &str| {
         part == "true"
             || ["test ", "! test ", "running ", "! running "].iter().any(|word| part.starts_with(word))
     };
-    let is_plain =
-        parts().next().is_some() && parts().all(asks) && !script.contains([';', '`', '(', '{', '#']);
-    let (open, close) = if is_plain { ("{", "}") } else { ("(", ")") };
-    format!("{open}\n{script}\n{close} >/dev/null 2>&1 </dev/null 9>&-")
+    parts().next().is_some() && parts().all(asks) && !script.contains([';', '`', '(', '{', '#'])
 }
 
 /// What is asked of files. `stat` tells of all of them, and the list of those that are installed, and after `/` of folders, which
