@@ -76,7 +76,7 @@ done
 rm -f "$root/usr/lib/udev/hwdb.bin" "$root/etc/udev/hwdb.bin"
 
 # --- pghost under its other names: a client of PostgreSQL for scripts, what makes a data directory one of its own, what installs files
-for name in ask seed-cluster files; do ln -s pghost "$root/usr/lib/pgprov/$name"; done
+for name in ask seed-cluster bundle; do ln -s pghost "$root/usr/lib/pgprov/$name"; done
 
 # --- PostgreSQL: a data directory to take, by seed-cluster ------------------------------------------------------------
 in_root install -d -o postgres -g postgres /usr/lib/pgprov/postgres

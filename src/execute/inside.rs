@@ -151,21 +151,26 @@ pub(super) fn install(fleet: &Fleet, rendered: usize, answer: &Answer, line: &Li
 }
 
 /// Does what needs no other host to be ready, with what they gave, and tells how many changes that was. Its files it has by now.
+/// It is asked what it has then.
 pub(super) fn begin(
     fleet: &Fleet,
     rendered: usize,
-    answer: &Answer,
+    answer: &mut Answer,
     told: &Told,
     progress: &watch::Sender<Progress>,
     line: &Line,
-) -> anyhow::Result<usize> {
-    let mut rendered = fleet.hosts[rendered].clone();
+) -> anyhow::Result<(usize, Stage)> {
+    let whole = &fleet.hosts[rendered];
+    let mut rendered = whole.clone();
     rendered.tasks.retain(|task| !task.waits);
     let (_, plan) = HostPlan::new(&rendered, Some(&answer.facts)).split();
     let told = told.iter().map(|(host, name, value)| (host.as_str(), name.as_str(), value.as_str()));
     let bundle = apply::bundle(&rendered, &plan).with_told(told);
-    apply_bundle(answer, &rendered, &plan, &bundle, "", Some(progress), line)?;
-    Ok(plan.len())
+    let after = observe::script(whole);
+    let said = apply_bundle(answer, &rendered, &plan, &bundle, &after, Some(progress), line)?;
+    let (facts, can_log_in) = observe::told(&said, whole, answer.target())?;
+    answer.facts = facts;
+    Ok((plan.len(), Stage::Begun { can_log_in }))
 }
 
 /// Waits until a host has its addresses: one that was told what to do by the hypervisor is at work before it is on its networks,
@@ -191,11 +196,10 @@ pub(super) fn configure(
     line: &Line,
 ) -> anyhow::Result<(Answer, usize)> {
     let rendered = &fleet.hosts[rendered];
-    let mut can_log_in = true;
-    if stage == Stage::Begun {
-        let said = answer.read(&observe::script(rendered), observe::FACTS)?;
-        (answer.facts, can_log_in) = observe::told(&said, rendered, answer.target())?;
-    }
+    let mut can_log_in = match stage {
+        Stage::Begun { can_log_in } => can_log_in,
+        Stage::Asked | Stage::Installed => true,
+    };
     let mut plan = HostPlan::new(rendered, Some(&answer.facts));
     if stage == Stage::Installed {
         (_, plan) = plan.split();
@@ -319,6 +323,7 @@ fn describe(rendered: &RenderedHost, event: &Event) -> String {
         "validate" => Some(format!("accept the new {}", event.item)),
         "stop" => Some(format!("stop {}, which no role wants any more", event.item)),
         "files" => Some("install its files".to_owned()),
+        "folders" => Some("make its directories".to_owned()),
         "lock" => Some("get the lock: another pgprov is at work on this host".to_owned()),
         _ => None,
     };

@@ -37,8 +37,8 @@ pub(super) enum Stage {
     Asked,
     /// It got its files since.
     Installed,
-    /// It did what needs no other host, and has to be asked again.
-    Begun,
+    /// It did what needs no other host, and was asked again.
+    Begun { can_log_in: bool },
 }
 
 /// A host that was not touched, because one that it needs failed.
@@ -112,14 +112,13 @@ impl Pipeline {
         let mut stage = if installed > 0 { Stage::Installed } else { Stage::Asked };
         if let Some(told) = told {
             let count;
-            (answer, count) = self.begin(answer, told).await?;
+            (answer, count, stage) = self.begin(answer, told).await?;
             installed += count;
-            stage = Stage::Begun;
         }
         let (fleet, line, rendered, told) = (self.fleet, self.line, self.rendered, self.told);
         let (fresh, progress) = (self.fresh, self.progress);
         let (answer, changes) = tokio::task::spawn_blocking(move || {
-            if fresh && stage != Stage::Begun {
+            if fresh && !matches!(stage, Stage::Begun { .. }) {
                 wait_for_addresses(&answer, &line)?;
             }
             // Not before the hosts that it waits for have the right time, too.
@@ -163,14 +162,14 @@ impl Pipeline {
     }
 
     /// Does what needs no other host to be ready, and then waits until they are.
-    async fn begin(&mut self, answer: Answer, told: Told) -> anyhow::Result<(Answer, usize)> {
+    async fn begin(&mut self, mut answer: Answer, told: Told) -> anyhow::Result<(Answer, usize, Stage)> {
         let (fleet, line, rendered) = (Arc::clone(&self.fleet), self.line.clone(), self.rendered);
         let progress = self.progress.clone();
         let begun = tokio::task::spawn_blocking(move || {
             wait_for_addresses(&answer, &line)?;
-            let count = begin(&fleet, rendered, &answer, &told, &progress, &line)?;
+            let (count, stage) = begin(&fleet, rendered, &mut answer, &told, &progress, &line)?;
             line.now("waiting for its turn");
-            Ok((answer, count))
+            Ok((answer, count, stage))
         });
         let begun = begun.await?;
         // One of them may be why it failed, and is then the one to name.

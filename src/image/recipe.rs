@@ -110,8 +110,8 @@ pub const GUEST: &str = "pghost";
 const GUEST_SOURCES: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../crates/pghost/Cargo.toml")),
     ("src/ask.rs", include_str!("../../crates/pghost/src/ask.rs")),
+    ("src/bundle.rs", include_str!("../../crates/pghost/src/bundle.rs")),
     ("src/cluster.rs", include_str!("../../crates/pghost/src/cluster.rs")),
-    ("src/files.rs", include_str!("../../crates/pghost/src/files.rs")),
     ("src/identity.rs", include_str!("../../crates/pghost/src/identity.rs")),
     ("src/lib.rs", include_str!("../../crates/pghost/src/lib.rs")),
     ("src/main.rs", include_str!("../../crates/pghost/src/main.rs")),

@@ -4,8 +4,8 @@
 //! spent on translating programs that it has not run yet, and this one waits in memory.
 
 mod ask;
+mod bundle;
 mod cluster;
-mod files;
 mod identity;
 mod port;
 mod run;
@@ -29,7 +29,7 @@ const ASK: &str = "ask";
 /// The name under which it makes a data directory of PostgreSQL one of its own.
 const SEED: &str = "seed-cluster";
 /// The name under which it installs files.
-const FILES: &str = "files";
+const BUNDLE: &str = "bundle";
 
 fn main() -> ExitCode {
     let name = env::args_os().next().unwrap_or_default();
@@ -37,8 +37,8 @@ fn main() -> ExitCode {
         ask::ask().and_then(|rows| io::stdout().write_all(&rows))
     } else if is_named(&name, SEED) {
         cluster::seed_cluster().and_then(|seed| io::stdout().write_all(seed.as_bytes()))
-    } else if is_named(&name, FILES) {
-        files::files().and_then(|said| io::stdout().write_all(&said))
+    } else if is_named(&name, BUNDLE) {
+        bundle::bundle().and_then(|said| io::stdout().write_all(&said))
     } else {
         work()
     };

@@ -119,6 +119,8 @@ impl Node {
                 self.durable.handover = None;
             }
             self.durable.record = Some(record);
+            // The others hear of it at once, with what follows from it, and not only at the next beat.
+            self.beat = None;
         }
     }
 
@@ -161,8 +163,12 @@ impl Node {
         }
         let known = self.record().map(|record| record.stamp).unwrap_or_default();
         if from == Member::Arbiter {
-            // An arbiter that asks for a claim is obeyed from now on, and none before it.
-            self.claim_for = answer.token.map(|token| (answer.incarnation, token));
+            // An arbiter that asks for a claim is obeyed from now on, and none before it. Nobody is served until it has both.
+            let asks_for = answer.token.map(|token| (answer.incarnation, token));
+            if asks_for.is_some() && asks_for != self.claim_for {
+                self.beat = None;
+            }
+            self.claim_for = asks_for;
         }
         self.learn(answer.incarnation, answer.record);
         if self.claim_for.is_some_and(|(incarnation, _)| {

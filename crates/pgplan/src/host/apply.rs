@@ -13,7 +13,7 @@ use super::{
     Change, HostPlan, Reason,
     facts::{DUE, INSTALLED, LOCK, REVERSED, RUNNING, check, only_asks, slug},
 };
-use crate::render::{File, Handler, RenderedHost, Task};
+use crate::render::{Directory, File, Handler, RenderedHost, Task};
 
 /// Where the bundle is unpacked: memory, so that secrets of a failed run do not stay on the disk.
 pub const STAGE: &str = "/run/pgprov/stage";
@@ -24,6 +24,9 @@ pub struct Bundle {
     /// Name and content of scripts, of lists that they read, and of the files of the host, which are called `file.` and a number.
     pub parts: Vec<(String, Vec<u8>)>,
 }
+
+/// Does in our images what takes others several programs.
+pub(super) const PROGRAM: &str = "/usr/lib/pgprov/bundle";
 
 /// Where files that were replaced are kept until the handlers that they call have succeeded: in memory, like [`STAGE`].
 pub const OLD: &str = "/run/pgprov/old";
@@ -41,8 +44,8 @@ impl Bundle {
     /// The command that receives the tar stream on stdin and runs it.
     pub fn command() -> String {
         format!(
-            "{{ [ ! -e {STAGE} ] || rm -rf {STAGE}; }} && mkdir -p -m 0700 {STAGE} {DUE} && tar -x --no-same-owner -C {STAGE} && \
-             sh {STAGE}/apply.sh </dev/null"
+            "if [ -x {PROGRAM} ]; then {PROGRAM} unpack {STAGE} {DUE}; else {{ [ ! -e {STAGE} ] || rm -rf {STAGE}; }} && \
+             mkdir -p -m 0700 {STAGE} {DUE} && tar -x --no-same-owner -C {STAGE}; fi && sh {STAGE}/apply.sh </dev/null"
         )
     }
 
@@ -80,8 +83,17 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
     bundle.add("apply.sh", script(rendered, plan));
     bundle.add(TOLD, "");
     bundle.add("consent", plan.losses().map(|line| format!("{line}\n")).collect::<String>());
-    if contents(plan).next().is_some() {
+    if contents(plan).next().is_some() || !plan.directories.is_empty() {
         bundle.add("files.pl", with_places(FILES));
+    }
+    if !plan.directories.is_empty() {
+        let folder = |change: &Change| {
+            let Directory { owner, group, mode, path } = &rendered.directories[change.index];
+            format!("{owner} {group} {mode} {path}\n")
+        };
+        bundle.add("folders", plan.directories.iter().map(folder).collect::<String>());
+    }
+    if contents(plan).next().is_some() {
         bundle.add("files", contents(plan).map(|change| entry(rendered, change)).collect::<String>());
         let called = plan.called(rendered);
         bundle
@@ -163,7 +175,7 @@ fail() {
 # The lock is not inherited (9>&-): a daemon that a step starts would hold it for ever.
 step() { limit=$1; shift; timeout -k 5 "$limit" "$@" >log 2>&1 </dev/null 9>&-; }
 # files PHASE...: see files.pl. Our images have a program for it, which is there sooner than perl.
-files() { if [ -x /usr/lib/pgprov/files ]; then /usr/lib/pgprov/files @PLACING@ @NEW@ @OLD@ "$@"; else perl files.pl "$@"; fi; }
+files() { if [ -x @PROGRAM@ ]; then @PROGRAM@ files @PLACING@ @NEW@ @OLD@ "$@"; else perl files.pl "$@"; fi; }
 # put_back PATH...: those of the files that were replaced are as they were.
 put_back() {
   back=
@@ -203,6 +215,7 @@ fn with_places(script: &str) -> String {
         ("@NEW@", NEW),
         ("@DUE@", DUE),
         ("@PLACING@", PLACING),
+        ("@PROGRAM@", PROGRAM),
     ];
     places.into_iter().fold(script.to_owned(), |text, (mark, value)| text.replace(mark, value))
 }
@@ -263,13 +276,8 @@ fn script(rendered: &RenderedHost, plan: &HostPlan) -> String {
     out.push_str(RUNNING);
     out.push_str("forget\n");
     packages(&mut out, rendered, plan);
-    for change in &plan.directories {
-        let wanted = &rendered.directories[change.index];
-        let (path, owner, group, mode) = (&wanted.path, &wanted.owner, &wanted.group, &wanted.mode);
-        let _ = writeln!(
-            out,
-            "install -d -o {owner} -g {group} -m {mode} {path} >log 2>&1 || fail directory {path}"
-        );
+    if !plan.directories.is_empty() {
+        out.push_str("files folders 2>log || fail folders ''\n");
     }
     install_files(&mut out, rendered, plan);
     for path in &plan.remove {

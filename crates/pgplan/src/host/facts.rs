@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::apply::{NEW, PLACING, service_of};
+use super::apply::{self, NEW, PLACING, service_of};
 use crate::{
     diff, digest,
     render::{File, RenderedHost},
@@ -197,6 +197,7 @@ fn files(rendered: &RenderedHost) -> String {
         .replace("@PLACING@", PLACING)
         .replace("@NEW@", NEW)
         .replace("@SEEN@", SEEN)
+        .replace("@PROGRAM@", apply::PROGRAM)
 }
 
 // Only plain files are read: whoever reads a pipe waits for its writer, with the lock. What a run left that was interrupted while
@@ -219,7 +220,8 @@ plain $path || continue
 line "$now" " $path" && is=$line && line "$seen" " $path" && [ "$line" = "$is" ] && line "$sums$nl" "  $path" &&
 kept="$kept$line  $path$nl" || read="$read $path"
 done
-sums=$kept$([ -z "$read" ] || sha256sum $read 2>/dev/null)
+sums() { if [ -x @PROGRAM@ ]; then @PROGRAM@ sums "$@"; else sha256sum "$@"; fi; }
+sums=$kept$([ -z "$read" ] || sums $read 2>/dev/null)
 installed=$(cat @INSTALLED@ 2>/dev/null)
 [ -d /run/pgprov ] || mkdir -p /run/pgprov
 printf "seen='%s'\nsums='%s'\ninstalled='%s'\n" "$now" "$sums" "$installed" >@SEEN@.new && mv @SEEN@.new @SEEN@

@@ -3,6 +3,7 @@
 #   place     writes every file beside its target, under a name of its own
 #   commit    gives them their names: all of them, or those that had theirs are as they were
 #   drop      removes what `place` wrote
+#   folders   makes those of the list `folders`, a line each: owner, group, mode, path; or gives them to whom they belong
 #   early N   both at once for file N, which packages read
 # `files` has a line a file: number, owner, group, mode, whether a handler reads it, path; its content is in file.N. `notes` has
 # what is written before the first file gets its name: how (> or >>), path, text.
@@ -11,7 +12,7 @@ umask 077;
 my ($list, $new, $old) = ('@PLACING@', '@NEW@', '@OLD@');
 my $waiting = "$list$new";
 my (@files, @notes);
-for (lines('files')) {
+for (-e 'files' ? lines('files') : ()) {
   my %file;
   @file{qw(number owner group mode kept path)} = split / /, $_, 6;
   push @files, \%file;
@@ -24,6 +25,7 @@ for my $phase (@ARGV) {
     last;
   }
   if ($phase eq 'drop') { drop(); next }
+  if ($phase eq 'folders') { folders(); next }
   eval { $phase eq 'place' ? place() : commit(); 1 } or do { my $why = $@; drop(); die $why };
 }
 
@@ -57,10 +59,27 @@ sub with {
   chmod $mode, $path or die "$path: $!\n";
 }
 
+# owner_of(PATH, OWNER, GROUP): their numbers.
+sub owner_of {
+  my ($path, $owner, $group) = @_;
+  my $uid = getpwnam $owner // die "$path: there is no user $owner\n";
+  my $gid = getgrnam $group // die "$path: there is no group $group\n";
+  return ($uid, $gid);
+}
+
+sub folders {
+  for (-e 'folders' ? lines('folders') : ()) {
+    my ($owner, $group, $mode, $path) = split / /, $_, 4;
+    my ($uid, $gid) = owner_of($path, $owner, $group);
+    make($path, 0755);
+    chown $uid, $gid, $path or die "$path: $!\n";
+    chmod oct $mode, $path or die "$path: $!\n";
+  }
+}
+
 sub write_new {
   my ($file) = @_;
-  my $uid = getpwnam $file->{owner} // die "$file->{path}: there is no user $file->{owner}\n";
-  my $gid = getgrnam $file->{group} // die "$file->{path}: there is no group $file->{group}\n";
+  my ($uid, $gid) = owner_of(@{$file}{qw(path owner group)});
   make($file->{path} =~ s{/[^/]*$}{}r || '/', 0755);
   with("$file->{path}$new", text("file.$file->{number}"), oct $file->{mode}, $uid, $gid);
 }
