@@ -103,6 +103,12 @@ SQL
   rm "$root/tmp/environment"
 done
 
+# --- TLS: over the curve that PostgreSQL asks for unless told otherwise (ssl_ecdh_curve). What OpenSSL offers first costs each
+# connection a way there and back more, and a key of a kind that an emulated machine makes slowly.
+sed -i 's/^\[openssl_init\]$/&\nssl_conf = lab_ssl/' "$root/etc/ssl/openssl.cnf"
+printf '[lab_ssl]\nsystem_default = lab_tls\n[lab_tls]\nGroups = P-256:X25519\n' >>"$root/etc/ssl/openssl.cnf"
+grep -q '^ssl_conf = lab_ssl' "$root/etc/ssl/openssl.cnf"
+
 # --- initrd: built with the tools of the tree, so that the machine that builds needs none ---------------------------
 version=$(ls "$root/usr/lib/modules")
 work=$root/tmp/initrd

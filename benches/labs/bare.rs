@@ -1,9 +1,11 @@
-//! The yardstick: the same VMs from the same image, booted at once by nothing but libvirt, until their sshd greets. And the
+//! The yardstick: the same VMs from the same image, booted at once by nothing but libvirt, until they take connections for SSH, and
+//! until their sshd greets. And the
 //! same with hosts copied from the boot snapshot, and saved and restored by libvirt alone; and the same VMs from an image
 //! of Debian's packages as they are, and from a stock cloud image, which is what other provisioners start from.
 
 use std::{
-    net::SocketAddr,
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
@@ -64,8 +66,22 @@ impl Drop for Image {
     }
 }
 
+/// When the last of all hosts was as far.
+#[derive(Clone, Copy, Default)]
+pub struct Reached {
+    /// Its port for SSH takes connections: that of systemd, in images whose sshd starts with the first.
+    pub open: Duration,
+    /// Its sshd has greeted the first who came.
+    pub greets: Duration,
+}
+
+/// How long a connection may take to be accepted, and to be greeted, until another one is tried.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// How long until then.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Brings all hosts of the topology up under another lab name, and takes them away again.
-pub fn hosts(topology: &Path, image_name: &str, way: Way) -> anyhow::Result<Duration> {
+pub fn hosts(topology: &Path, image_name: &str, way: Way) -> anyhow::Result<Reached> {
     let mut text =
         std::fs::read_to_string(topology)?.replace("lab: lab", "lab: bare").replace("10.77.10", "10.77.20");
     let image_name = match way {
@@ -112,7 +128,24 @@ pub fn restore(lab: &str) -> anyhow::Result<Duration> {
     Ok(begun.elapsed())
 }
 
-fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::Result<Duration> {
+/// Waits until a host takes connections, and greets.
+fn reach(address: SocketAddr, begun: Instant) -> anyhow::Result<Reached> {
+    let mut open = None;
+    while begun.elapsed() < LIMIT {
+        if let Ok(stream) = TcpStream::connect_timeout(&address, PATIENCE.0) {
+            let open = *open.get_or_insert_with(|| begun.elapsed());
+            stream.set_read_timeout(Some(PATIENCE.1))?;
+            let mut line = String::new();
+            if BufReader::new(stream).read_line(&mut line).is_ok() && line.starts_with("SSH-") {
+                return Ok(Reached { open, greets: begun.elapsed() });
+            }
+        }
+        thread::sleep(PAUSE);
+    }
+    anyhow::bail!("{address} did not greet within {} s", LIMIT.as_secs())
+}
+
+fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::Result<Reached> {
     let infra = libvirt.observe(&lab.name)?;
     let hypervisor = infra.hypervisor(POOL_PATH);
     let name = image_name;
@@ -157,7 +190,7 @@ fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::R
         turn: &turn,
         lock_dir: folder.path(),
     });
-    let one = |host: &Host| -> anyhow::Result<()> {
+    let one = |host: &Host| -> anyhow::Result<Reached> {
         let address = SocketAddr::from((host.mgmt.address, 22));
         let target = ssh::Target {
             name: host.name.clone(),
@@ -170,15 +203,15 @@ fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::R
             None => libvirt.start_host(&lab.name, &host.name)?,
             Some(copier) => copier.copy(host, &target)?,
         }
-        ssh::wait_for_banner(&host.name, address, Instant::now() + LIMIT)?;
-        Ok(())
+        reach(address, begun)
     };
     thread::scope(|scope| {
         let threads: Vec<_> = lab.hosts.iter().map(|host| scope.spawn(|| one(host))).collect();
+        let mut last = Reached::default();
         for thread in threads {
-            thread.join().map_err(|_| anyhow::anyhow!("waiting for a host panicked"))??;
+            let host = thread.join().map_err(|_| anyhow::anyhow!("waiting for a host panicked"))??;
+            last = Reached { open: last.open.max(host.open), greets: last.greets.max(host.greets) };
         }
-        anyhow::Ok(())
-    })?;
-    Ok(begun.elapsed())
+        Ok(last)
+    })
 }

@@ -20,9 +20,11 @@ use bare::Way;
 use pgplan::{check, host::HostPlan, lab::Pins, machine::ImagePart, render::Roles, secrets::Secrets};
 
 /// What is measured in a round, in order.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
     "4 VMs bare, to the greeting of sshd",
-    "the same 4 VMs copied from the boot snapshot",
+    "the same 4 VMs bare, until all take connections for SSH",
+    "the same 4 VMs copied from the boot snapshot, to the greeting",
+    "the same copied, until all take connections",
     "`pgprov up --boot` of lab.yaml",
     "`pgprov up` of lab.yaml, hosts copied",
     "`pgprov up` again, nothing to do",
@@ -91,14 +93,32 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     ];
     let _stock = bare::Image::upload(bare::STOCK, &stock)?;
     let _plain = bare::Image::upload(bare::PLAIN, &plain)?;
-    let mut times: [Vec<Duration>; 12] = Default::default();
+    let mut times: [Vec<Duration>; 14] = Default::default();
     for round in 1..=rounds {
-        let [bare, copied, booted, whole, again, edit, save, restore, reset, ready, plain, stock] =
-            &mut times;
-        bare.push(bare::hosts(topology, &image, Way::Boot)?);
-        plain.push(bare::hosts(topology, &image, Way::Plain)?);
-        stock.push(bare::hosts(topology, &image, Way::Stock)?);
-        copied.push(bare::hosts(topology, &image, Way::Copy)?);
+        let [
+            bare,
+            bare_open,
+            copied,
+            copied_open,
+            booted,
+            whole,
+            again,
+            edit,
+            save,
+            restore,
+            reset,
+            ready,
+            plain,
+            stock,
+        ] = &mut times;
+        let reached = bare::hosts(topology, &image, Way::Boot)?;
+        bare.push(reached.greets);
+        bare_open.push(reached.open);
+        plain.push(bare::hosts(topology, &image, Way::Plain)?.greets);
+        stock.push(bare::hosts(topology, &image, Way::Stock)?.greets);
+        let reached = bare::hosts(topology, &image, Way::Copy)?;
+        copied.push(reached.greets);
+        copied_open.push(reached.open);
         booted.push(run(&["up", "--boot", "--no-checkpoint", "topologies/lab.yaml"])?);
         run(&["destroy", "lab", "--yes"])?;
         whole.push(run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?);
@@ -127,7 +147,7 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
         "| what | median s | min s | max s | ratio to bare boot | to that of plain packages | to that of a stock image |"
     );
     println!("|---|---|---|---|---|---|---|");
-    let [base, plain, stock] = [0, 10, 11].map(|index| median(&times[index]));
+    let [base, plain, stock] = [0, 12, 13].map(|index| median(&times[index]));
     for (name, times) in NAMES.iter().zip(&times) {
         let all = seconds(times);
         let (min, max) =

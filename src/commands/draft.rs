@@ -483,7 +483,7 @@ impl Draft {
                 }
             }
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let answers = std::mem::take(&mut self.answers);
         let vms = self.vms();
         let world = vms.map(|vms| Arc::clone(&vms.world));

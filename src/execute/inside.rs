@@ -10,7 +10,7 @@ use pgplan::{
         apply::{self, Bundle, Event},
     },
     plan::Step,
-    render::RenderedHost,
+    render::{RenderedHost, Task},
 };
 
 use tokio::sync::watch;
@@ -31,8 +31,8 @@ use crate::{
 const REACH: Duration = Duration::from_secs(30);
 /// How long it may take at least, when the others took their time meanwhile.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How long networks may take to give addresses.
-const NETWORK: Duration = Duration::from_secs(60);
+/// How long networks may take to give addresses, in seconds.
+const NETWORK: u32 = 65;
 /// Waits for a route on both interfaces, without a process as long as there is nothing to wait for.
 const ADDRESSES: &str = r#"try=0
 while [ $try -lt 300 ]; do
@@ -40,10 +40,11 @@ while [ $try -lt 300 ]; do
   while read -r interface _; do
     case $interface in eth0) eth0= ;; eth1) eth1= ;; esac
   done </proc/net/route
-  [ -n "$eth0$eth1" ] || { echo there; exit; }
+  [ -n "$eth0$eth1" ] || exit 0
   sleep 0.2
 done
-echo "$eth0$eth1"
+echo "after a minute it has no address on$eth0$eth1"
+exit 1
 "#;
 /// How long it may take until all that a jump of the clock broke off has begun anew.
 const JUMP: Duration = Duration::from_secs(180);
@@ -163,6 +164,10 @@ pub(super) fn begin(
     let whole = &fleet.hosts[rendered];
     let mut rendered = whole.clone();
     rendered.tasks.retain(|task| !task.waits);
+    let waits = usize::from(answer.port().is_some());
+    if waits > 0 {
+        rendered = with_addresses(&rendered);
+    }
     let (_, plan) = HostPlan::new(&rendered, Some(&answer.facts)).split();
     let told = told.iter().map(|(host, name, value)| (host.as_str(), name.as_str(), value.as_str()));
     let bundle = apply::bundle(&rendered, &plan).with_told(told);
@@ -170,26 +175,35 @@ pub(super) fn begin(
     let said = apply_bundle(answer, &rendered, &plan, &bundle, &after, Some(progress), line)?;
     let (facts, can_log_in) = observe::told(&said, whole, answer.target())?;
     answer.facts = facts;
-    Ok((plan.len(), Stage::Begun { can_log_in }))
+    Ok((plan.len() - waits, Stage::Begun { can_log_in }))
 }
 
-/// Waits until a host has its addresses: one that was told what to do by the hypervisor is at work before it is on its networks,
-/// and what comes next may need them.
-pub(super) fn wait_for_addresses(answer: &Answer, line: &Line) -> anyhow::Result<()> {
-    if answer.port().is_none() {
-        return Ok(());
-    }
-    line.now("waiting for its addresses");
-    let said = answer.read(ADDRESSES, NETWORK + AGAIN)?;
-    let said = String::from_utf8_lossy(&said);
-    ensure!(said.trim() == "there", "after {} s it has no address on {}", NETWORK.as_secs(), said.trim());
-    Ok(())
+/// A host with one more task before its others: it waits until it has its addresses. One that is told what to do by the hypervisor
+/// is at work before it is on its networks, and what comes next may need them.
+fn with_addresses(rendered: &RenderedHost) -> RenderedHost {
+    let task = Task {
+        name: "have an address on each network".to_owned(),
+        unless: "test 0 = 1".to_owned(),
+        waits: false,
+        on_disk: false,
+        independent: false,
+        changes: None,
+        run: ADDRESSES.to_owned(),
+        seconds: NETWORK,
+        starts: None,
+        notify: Vec::new(),
+    };
+    let mut rendered = rendered.clone();
+    rendered.tasks.insert(0, task);
+    rendered
 }
 
-/// Applies what is to change, and asks again: a host is done when it has nothing left to do.
+/// Applies what is to change, and asks again: a host is done when it has nothing left to do. A `fresh` one may not have its addresses
+/// yet.
 pub(super) fn configure(
     fleet: &Fleet,
     rendered: usize,
+    fresh: bool,
     mut answer: Answer,
     stage: Stage,
     progress: &watch::Sender<Progress>,
@@ -200,10 +214,9 @@ pub(super) fn configure(
         Stage::Begun { can_log_in } => can_log_in,
         Stage::Asked | Stage::Installed => true,
     };
+    let begun = matches!(stage, Stage::Begun { .. });
+    let mut waits = fresh && !begun && answer.port().is_some();
     let mut plan = HostPlan::new(rendered, Some(&answer.facts));
-    if stage == Stage::Installed {
-        (_, plan) = plan.split();
-    }
     let mut changes = 0;
     // Where only files changed, tasks were not looked at, and may have found something to do in them. And what was done may be
     // undone at once by somebody else: a primary refuses its standby while it still has the connection of before a power cut.
@@ -212,12 +225,21 @@ pub(super) fn configure(
         if plan.is_empty() && (round > 0 || stage != Stage::Installed) {
             break;
         }
-        changes += plan.len();
-        let bundle = apply::bundle(rendered, &plan);
+        let waiting = waits.then(|| with_addresses(rendered));
+        let applied = waiting.as_ref().unwrap_or(rendered);
+        if waits {
+            plan = HostPlan::new(applied, Some(&answer.facts));
+        }
+        if round == 0 && stage == Stage::Installed {
+            (_, plan) = plan.split();
+        }
+        changes += plan.len() - usize::from(waits);
+        let bundle = apply::bundle(applied, &plan);
         let after = after(rendered, &plan);
-        let said = apply_bundle(&answer, rendered, &plan, &bundle, &after, Some(progress), line)?;
+        let said = apply_bundle(&answer, applied, &plan, &bundle, &after, Some(progress), line)?;
         (answer.facts, can_log_in) = observe::told(&said, rendered, answer.target())?;
         plan = HostPlan::new(rendered, Some(&answer.facts));
+        waits = false;
     }
     ensure!(plan.is_empty(), "{} did everything and still is not as it should be:\n{plan}", rendered.host);
     if !can_log_in {

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     End, Fleet, MadeFrom, Timing, World,
-    inside::{after_a_jump, begin, boot_and_ask, configure, install, wait_for_addresses},
+    inside::{after_a_jump, begin, boot_and_ask, configure, install},
     order::Need,
 };
 use crate::{observe::Answer, ui::Line};
@@ -86,11 +86,13 @@ impl Pipeline {
             }
         };
         // One that was there before keeps its core until it is done, unless it waits itself, or others need it meanwhile; a new one
-        // gives it to the next after it did what needs no other host. One that was there before keeps its files until its
-        // turn: what it waits for may fail. One that is reached through the hypervisor may not be on its networks yet.
+        // that does not wait gives it to the next at once, and one that does after it got its files. One that was there before
+        // keeps its files until its turn: what it waits for may fail.
         let mut installed = 0;
-        let is_early = answer.port().is_some() || !self.waits.is_empty();
-        if self.fresh && is_early {
+        if self.fresh && self.waits.is_empty() && answer.port().is_some() {
+            drop(slot.take());
+        }
+        if self.fresh && !self.waits.is_empty() {
             let (fleet, line, rendered) = (Arc::clone(&self.fleet), self.line.clone(), self.rendered);
             let install = move || install(&fleet, rendered, &answer, &line).map(|count| (answer, count));
             (answer, installed) = tokio::task::spawn_blocking(install).await??;
@@ -118,14 +120,11 @@ impl Pipeline {
         let (fleet, line, rendered, told) = (self.fleet, self.line, self.rendered, self.told);
         let (fresh, progress) = (self.fresh, self.progress);
         let (answer, changes) = tokio::task::spawn_blocking(move || {
-            if fresh && !matches!(stage, Stage::Begun { .. }) {
-                wait_for_addresses(&answer, &line)?;
-            }
             // Not before the hosts that it waits for have the right time, too.
             if told {
                 after_a_jump(&fleet, rendered, &answer)?;
             }
-            configure(&fleet, rendered, answer, stage, &progress, &line)
+            configure(&fleet, rendered, fresh, answer, stage, &progress, &line)
         })
         .await??;
         Ok((Timing { host, boot, configure: begun.elapsed(), changes: installed + changes }, answer))
@@ -166,7 +165,6 @@ impl Pipeline {
         let (fleet, line, rendered) = (Arc::clone(&self.fleet), self.line.clone(), self.rendered);
         let progress = self.progress.clone();
         let begun = tokio::task::spawn_blocking(move || {
-            wait_for_addresses(&answer, &line)?;
             let (count, stage) = begin(&fleet, rendered, &mut answer, &told, &progress, &line)?;
             line.now("waiting for its turn");
             Ok((answer, count, stage))

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use pgagent_core::{Member, Message};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, NamedGroup, RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     server::WebPkiClientVerifier,
 };
@@ -45,17 +46,32 @@ impl Identity {
             .map_err(|error| bad(&tls.certificate, &error))?;
         let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| bad(&tls.key, &error))?;
         let roots = Arc::new(roots);
-        let client = ClientConfig::builder()
+        let provider = Arc::new(provider());
+        let versions = |error: rustls::Error| format!("no TLS: {error}");
+        let client = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(versions)?
             .with_root_certificates(roots.clone())
             .with_client_auth_cert(chain.clone(), key.clone_key())
             .map_err(|error| bad(&tls.key, &error))?;
-        let verifier = WebPkiClientVerifier::builder(roots).build().map_err(|error| bad(&tls.ca, &error))?;
-        let server = ServerConfig::builder()
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+        let verifier = verifier.build().map_err(|error| bad(&tls.ca, &error))?;
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(versions)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(|error| bad(&tls.key, &error))?;
         Ok(Identity { client: Arc::new(client), server: Arc::new(server) })
     }
+}
+
+/// Keys are agreed on over the curve that certificates are on, too, and that PostgreSQL asks for unless told otherwise
+/// (`ssl_ecdh_curve`): another one first would cost each connection to it one way there and back more.
+fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.kx_groups.sort_by_key(|group| group.name() != NamedGroup::secp256r1);
+    provider
 }
 
 /// What came, from whom, and a checksum of the sender's settings.
