@@ -198,12 +198,12 @@ fn with_addresses(rendered: &RenderedHost) -> RenderedHost {
     rendered
 }
 
-/// Applies what is to change, and asks again: a host is done when it has nothing left to do. A `fresh` one may not have its addresses
-/// yet.
+/// Applies what is to change, and asks again: a host is done when it has nothing left to do. One that was `started` a moment ago may
+/// not have its addresses yet.
 pub(super) fn configure(
     fleet: &Fleet,
     rendered: usize,
-    fresh: bool,
+    started: bool,
     mut answer: Answer,
     stage: Stage,
     progress: &watch::Sender<Progress>,
@@ -215,7 +215,7 @@ pub(super) fn configure(
         Stage::Asked | Stage::Installed => true,
     };
     let begun = matches!(stage, Stage::Begun { .. });
-    let mut waits = fresh && !begun && answer.port().is_some();
+    let mut waits = started && !begun && answer.port().is_some();
     let mut plan = HostPlan::new(rendered, Some(&answer.facts));
     let mut changes = 0;
     // Where only files changed, tasks were not looked at, and may have found something to do in them. And what was done may be

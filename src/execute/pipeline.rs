@@ -67,6 +67,7 @@ pub(super) struct Pipeline {
 impl Pipeline {
     pub(super) async fn run(mut self, boots: &Semaphore) -> anyhow::Result<(Timing, Answer)> {
         let host = self.fleet.hosts[self.rendered].host.clone();
+        let started = self.start.is_some();
         let mut boot = Duration::ZERO;
         let mut slot = None;
         let mut answer = match self.answer.take() {
@@ -118,13 +119,13 @@ impl Pipeline {
             installed += count;
         }
         let (fleet, line, rendered, told) = (self.fleet, self.line, self.rendered, self.told);
-        let (fresh, progress) = (self.fresh, self.progress);
+        let progress = self.progress;
         let (answer, changes) = tokio::task::spawn_blocking(move || {
             // Not before the hosts that it waits for have the right time, too.
             if told {
                 after_a_jump(&fleet, rendered, &answer)?;
             }
-            configure(&fleet, rendered, fresh, answer, stage, &progress, &line)
+            configure(&fleet, rendered, started, answer, stage, &progress, &line)
         })
         .await??;
         Ok((Timing { host, boot, configure: begun.elapsed(), changes: installed + changes }, answer))

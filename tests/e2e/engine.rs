@@ -1,6 +1,10 @@
 //! The failover engine of a lab that stands comes and goes, and nobody takes over on the way.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 
@@ -64,9 +68,12 @@ pub fn comes_and_goes(suite: &Suite) -> Result<()> {
     // The agent on s hears of it before that on m, whatever becomes of s meanwhile: here it is cut off from pgprov only.
     suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?.says("m: pgagent.service ends for good")?;
     lab.up(&lab.file)?.exits(2)?.says("stop pgagent.service for good on m")?.says("--yes")?;
-    let hold = "nft add table inet hold; nft add chain inet hold input '{ type filter hook input priority -10; }'; \
-                nft add rule inet hold input tcp dport 22 drop; sleep 62; nft delete table inet hold";
+    // Neither by SSH nor through the hypervisor.
+    let hold = "systemctl kill -s STOP lab-identity; \
+                nft add table inet hold; nft add chain inet hold input '{ type filter hook input priority -10; }'; \
+                nft add rule inet hold input tcp dport 22 drop; sleep 90; nft delete table inet hold; systemctl kill -s CONT lab-identity";
     lab.exec("s", &format!("systemd-run -q --no-block -u hold sh -c \"sleep 2; {hold}\""))?;
+    let held = Instant::now();
     thread::sleep(Duration::from_secs(4));
     let cut = suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).run()?.exits(1)?;
     cut.says("m: not configured, because s failed")?;
@@ -74,7 +81,7 @@ pub fn comes_and_goes(suite: &Suite) -> Result<()> {
     ensure!(phase == "sync", "expected the agent of m to be left alone, it is {phase}");
     lab.psql_becomes("m", SYNC, "1")?;
 
-    thread::sleep(Duration::from_secs(15));
+    thread::sleep(Duration::from_secs(95).saturating_sub(held.elapsed()));
     suite.pgprov(["up", "--yes"]).args([&lab.file]).limit(200).ok()?;
     settled(suite, &lab, &lab.file)?;
     boots(&lab, "postgresql@17-main.service")?;
