@@ -181,15 +181,37 @@ fn password(config: &Config) -> Option<String> {
     Some(line.rsplit(':').next().unwrap_or(line).to_owned())
 }
 
-/// Probes for as long as it is wanted, and says what came out.
+/// Asks another host's PostgreSQL for a sign of life, while anything goes by the answer.
+pub struct Watch {
+    wanted: watch::Sender<bool>,
+    /// What the last try showed, and how long it took; nothing while nobody asks.
+    pub last: Option<(Class, Duration)>,
+}
+
+impl Watch {
+    /// Whether to ask from now on.
+    pub fn want(&mut self, wants: bool) {
+        if !wants {
+            self.last = None;
+        }
+        self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, wants) != wants);
+    }
+
+    /// Takes in what a try showed, which may have begun when it was still wanted.
+    pub fn hear(&mut self, class: Class, took: Duration) {
+        self.last = self.wanted.borrow().then_some((class, took));
+    }
+}
+
+/// Probes whenever that is wanted, which it is not at first, and says what came out.
 pub fn watch<E: Send + 'static>(
     config: Arc<Config>,
     identity: Identity,
     of: Member,
-    mut wanted: watch::Receiver<bool>,
     events: tokio::sync::mpsc::Sender<E>,
     event: impl Fn(Probe, Class, Duration) -> E + Send + 'static,
-) {
+) -> Watch {
+    let (sender, mut wanted) = watch::channel(false);
     tokio::spawn(async move {
         let mut session = Session::default();
         loop {
@@ -206,4 +228,5 @@ pub fn watch<E: Send + 'static>(
             tokio::time::sleep(config.times().heartbeat()).await;
         }
     });
+    Watch { wanted: sender, last: None }
 }

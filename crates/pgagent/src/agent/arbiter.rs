@@ -9,7 +9,7 @@ use pgagent_core::{
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::mpsc,
 };
 
 use super::Common;
@@ -25,8 +25,7 @@ use crate::{
 struct Agent {
     common: Common,
     state: Arbiter,
-    probes: [Option<(Class, Duration)>; 2],
-    wanted: [watch::Sender<bool>; 2],
+    probes: [probe::Watch; 2],
     granted: u64,
     refused: u64,
 }
@@ -36,15 +35,12 @@ pub async fn run(common: Common) -> Result<(), String> {
     let durable: Option<Durable> =
         common.remembered("no memory: nothing is granted until both data hosts were heard")?;
     let (news, mut incoming) = mpsc::channel::<(Site, Probe, Class, Duration)>(16);
-    let wanted = Site::ALL.map(|site| {
+    let probes = Site::ALL.map(|site| {
         let event = move |probe, class, took| (site, probe, class, took);
-        let (wanted, reader) = watch::channel(false);
-        let (config, identity) = (common.config.clone(), common.identity.clone());
-        probe::watch(config, identity, Member::Data(site), reader, news.clone(), event);
-        wanted
+        probe::watch(common.config.clone(), common.identity.clone(), Member::Data(site), news.clone(), event)
     });
     let (state, actions) = Arbiter::start(durable, clock::random(), clock::now());
-    let mut agent = Agent { common, state, probes: [None; 2], wanted, granted: 0, refused: 0 };
+    let mut agent = Agent { common, state, probes, granted: 0, refused: 0 };
     agent.act(actions)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
@@ -63,7 +59,7 @@ pub async fn run(common: Common) -> Result<(), String> {
                 }
             }
             Some((site, probe, class, took)) = incoming.recv() => {
-                agent.probes[site.index()] = agent.state.wants_probes(site).then_some((class, took));
+                agent.probes[site.index()].hear(class, took);
                 agent.take(Event::Probed(site, probe))?;
             }
             Some(call) = agent.common.calls.recv() => agent.serve(call)?,
@@ -78,11 +74,7 @@ impl Agent {
         let (state, actions) = arbiter::step(&self.common.config.times(), &self.state, clock::now(), event);
         self.state = state;
         for site in Site::ALL {
-            let wants = self.state.wants_probes(site);
-            if !wants {
-                self.probes[site.index()] = None;
-            }
-            self.wanted[site.index()].send_if_modified(|wanted| std::mem::replace(wanted, wants) != wants);
+            self.probes[site.index()].want(self.state.wants_probes(site));
         }
         self.act(actions)
     }
@@ -201,7 +193,7 @@ impl Agent {
             "incarnation": self.state.durable.incarnation,
             "heard_ms_ago": self.each(|site| ago(contact(site).heard)),
             "granted_ms_ago": self.each(|site| contact(site).granted.map_or(Value::Null, ago)),
-            "probe": self.each(|site| json!(self.probes[site.index()].map(|(class, _)| class.name()))),
+            "probe": self.each(|site| json!(self.probes[site.index()].last.map(|(class, _)| class.name()))),
             "timing": self.common.config.times(),
             "other_settings": self.common.differing(),
         })
@@ -221,7 +213,7 @@ impl Agent {
             let name = &self.common.config.hosts[site.index()].name;
             let seen = now.since(self.state.contacts[site.index()].heard).as_secs_f64();
             numbers.add("last_seen_seconds", &format!("of=\"{name}\""), seen);
-            if let Some((class, took)) = self.probes[site.index()] {
+            if let Some((class, took)) = self.probes[site.index()].last {
                 numbers.add("probe_result", &format!("of=\"{name}\",class=\"{}\"", class.name()), 1);
                 numbers.add("probe_seconds", &format!("of=\"{name}\""), took.as_secs_f64());
             }

@@ -9,7 +9,7 @@ use pgagent_core::{
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::mpsc,
 };
 
 use super::Common;
@@ -60,8 +60,7 @@ struct Agent {
     gate_failures: u64,
     fences: u64,
     transitions: u64,
-    wants_probes: watch::Sender<bool>,
-    last_probe: Option<(Class, Duration)>,
+    probes: probe::Watch,
     last_error: Option<String>,
 }
 
@@ -74,8 +73,8 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
     gate::apply(&common.config, &gate::table(&common.config)).await?;
     let (news, mut incoming) = mpsc::channel(16);
     let peer = Member::Data(site.other());
-    let (wants_probes, wanted) = watch::channel(false);
-    probe::watch(common.config.clone(), common.identity.clone(), peer, wanted, news.clone(), News::Probed);
+    let probes =
+        probe::watch(common.config.clone(), common.identity.clone(), peer, news.clone(), News::Probed);
     let (node, actions) = Node::start(durable, clock::now());
     let mut agent = Agent {
         common,
@@ -92,8 +91,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
         gate_failures: 0,
         fences: 0,
         transitions: 0,
-        wants_probes,
-        last_probe: None,
+        probes,
         last_error: None,
     };
     agent.act(actions).await?;
@@ -137,11 +135,7 @@ impl Agent {
         let now = clock::now();
         let (node, actions) = node::step(&self.config, &self.node, now, event);
         self.node = node;
-        let wants = self.node.wants_probes(self.config.me);
-        if !wants {
-            self.last_probe = None;
-        }
-        self.wants_probes.send_if_modified(|wanted| std::mem::replace(wanted, wants) != wants);
+        self.probes.want(self.node.wants_probes(self.config.me));
         self.act(actions).await
     }
 
@@ -268,7 +262,7 @@ impl Agent {
     async fn hear(&mut self, news: News) -> Result<(), String> {
         match news {
             News::Probed(probe, class, took) => {
-                self.last_probe = self.node.wants_probes(self.config.me).then_some((class, took));
+                self.probes.hear(class, took);
                 self.take(Event::Probed(probe)).await
             }
             News::Looked(operations, seen) => {
@@ -383,7 +377,7 @@ impl Agent {
             "maintenance": node.durable.maintenance,
             "lease_ms": { peer: left(node.peer.lease), arbiter: left(node.arbiter.lease) },
             "heard_ms_ago": { peer: ago(node.peer.heard), arbiter: ago(node.arbiter.heard) },
-            "probe": { peer: self.last_probe.map(|(class, _)| class.name()) },
+            "probe": { peer: self.probes.last.map(|(class, _)| class.name()) },
             "server": node.seen.as_ref().map(|seen| format!("{seen:?}")),
             "operation": node.op,
             "refused": node.refused.map(|(refusal, _)| refusal.why()),
@@ -417,7 +411,7 @@ impl Agent {
                 now.since(contact.heard).as_secs_f64(),
             );
         }
-        if let Some((class, took)) = self.last_probe {
+        if let Some((class, took)) = self.probes.last {
             numbers.add("probe_result", &format!("class=\"{}\"", class.name()), 1);
             numbers.add("probe_seconds", "", took.as_secs_f64());
         }
