@@ -85,12 +85,17 @@ for bin in "$root"/usr/lib/postgresql/*/bin; do
   in_root setpriv --reuid=postgres --regid=postgres --clear-groups "/usr/lib/postgresql/$version/bin/initdb" --no-sync \
     -D "/usr/lib/pgprov/postgres/$version" --data-checksums --encoding=UTF8 --locale=C.UTF-8 \
     --auth-local=peer --auth-host=scram-sha-256
+  # The first database of a topology is this one by another name: to make one costs an emulated primary half a second, and as much
+  # each standby.
+  case $version in 1[0-4]) file_copy= ;; *) file_copy=' strategy file_copy' ;; esac
   # A standby does not start with less of these than its control file says that the primary had: so it says the least. A primary
   # writes into its WAL what it has. And the next WAL begins with a file of its own: a standby asks for all of the file in which its
   # own WAL ends, which would be most of what initdb wrote.
   in_root setpriv --reuid=postgres --regid=postgres --clear-groups "/usr/lib/postgresql/$version/bin/postgres" --single \
     -D "/usr/lib/pgprov/postgres/$version" -c fsync=off -c max_connections=1 -c superuser_reserved_connections=0 \
-    -c max_wal_senders=0 -c max_worker_processes=0 -c max_locks_per_transaction=10 -c wal_recycle=off postgres >/dev/null <<'SQL'
+    -c max_wal_senders=0 -c max_worker_processes=0 -c max_locks_per_transaction=10 -c wal_recycle=off postgres >/dev/null <<SQL
+create database pgprov_spare$file_copy
+comment on database pgprov_spare is 'spare'
 select pg_switch_wal()
 SQL
   # On the PATH of Debian are wrappers in Perl, which cost an emulated machine a second for each psql. They also say where

@@ -70,6 +70,11 @@ fn binaries() -> BTreeMap<String, Binary> {
     programs.chain(dashboards).collect()
 }
 
+/// Where the programs lie that roles install.
+pub fn role_programs() -> Vec<PathBuf> {
+    GUEST_PROGRAMS.into_iter().filter_map(guest_program).collect()
+}
+
 /// Where a program for hosts lies: in PGPROV_GUEST_DIR, or in `guest` beside this program or one folder above, where the build
 /// puts them.
 pub fn guest_program(name: &str) -> Option<PathBuf> {

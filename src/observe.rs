@@ -306,7 +306,7 @@ pub fn started(
     is_bare: bool,
     limit: Duration,
 ) -> anyhow::Result<Answer> {
-    let ask = if is_bare { String::new() } else { facts::script(rendered) };
+    let ask = if is_bare { facts::programs_script() } else { facts::script(rendered) };
     let errand = Errand { script: format!("{QUIET}{KEY}{ask}"), set_clock: true, ..Errand::default() };
     let mut said = Vec::new();
     let ended = libvirt
@@ -321,7 +321,9 @@ pub fn started(
     }
     ensure!(ssh::is_key(&target.known_hosts, &target.name, key), "its host key is not the pinned one");
     let mut facts = Facts::default();
-    if !is_bare {
+    if is_bare {
+        facts.programs = said.lines().map(str::to_owned).collect();
+    } else {
         let ask = |script| Ok(libvirt.run_script(domain, format!("{QUIET}{script}"), PORT)?);
         let parsed = facts::parse(said).map_err(|error| anyhow::anyhow!("{}: {error}", rendered.host))?;
         facts = with_details(rendered, None, parsed, ask)?;

@@ -159,8 +159,15 @@ fn in_cache(ui: &Ui, assets: &Assets, wanted: &topology::Image) -> Result<Artifa
             let guest = files::guest_program(image::GUEST);
             match cache.find(&recipe) {
                 Some(artifact) => Ok((artifact, false)),
-                None => image::build(&cache, &recipe, mirror.as_deref(), guest.as_deref(), &progress)
-                    .map(|artifact| (artifact, true)),
+                None => image::build(
+                    &cache,
+                    &recipe,
+                    mirror.as_deref(),
+                    guest.as_deref(),
+                    &files::role_programs(),
+                    &progress,
+                )
+                .map(|artifact| (artifact, true)),
             }
         }
         topology::Image::Stock(stock) => match cache.find_download(&stock.sha256) {

@@ -7,9 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pgplan::digest;
+
 use super::cache::{Meta, remove_tree, sha256_file};
 use super::error::io_error;
-use super::recipe::{CMDLINE, DPKG_OPTIONS, GUEST, GUEST_PATH, MKE2FS, PARTS, VIRTUAL_SIZE};
+use super::recipe::{CMDLINE, DPKG_OPTIONS, GUEST, GUEST_PATH, MKE2FS, PARTS, PROGRAMS_PATH, VIRTUAL_SIZE};
 use super::tool::{Run, Tools};
 use super::{Artifact, Cache, Error, Progress, Recipe, apt, kernel};
 
@@ -21,7 +23,8 @@ const NEEDED: u64 = 4 << 30;
 const PACKAGES_LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// Builds the image of `recipe`, unless it is there already, from `mirror` or else from this machine's own. `guest` is the program
-/// [`GUEST`].
+/// [`GUEST`], and `programs` are those that roles install: hosts need not be sent what their image has. They do not decide what the
+/// image is called: a host is asked what it has.
 ///
 /// Takes one to two minutes; another process that builds in the same cache is waited for.
 ///
@@ -33,6 +36,7 @@ pub fn build(
     recipe: &Recipe,
     mirror: Option<&str>,
     guest: Option<&Path>,
+    programs: &[PathBuf],
     progress: &dyn Fn(Progress),
 ) -> Result<Artifact, Error> {
     recipe.check()?;
@@ -61,7 +65,7 @@ pub fn build(
     let place = Place::new(&workshop.dir);
 
     begin("packages");
-    place.prepare(&sources, &apt::settings()?, guest)?;
+    place.prepare(&sources, &apt::settings()?, guest, programs)?;
     place.install(&tools, recipe)?;
     begin("kernel");
     place.take_kernel(&tools)?;
@@ -112,12 +116,26 @@ impl Place {
     }
 
     /// Lays out what mmdebstrap reads. In files, not arguments: a mirror's or a proxy's address can hold a password.
-    fn prepare(&self, sources: &str, settings: &str, guest: &Path) -> Result<(), Error> {
+    fn prepare(
+        &self,
+        sources: &str,
+        settings: &str,
+        guest: &Path,
+        programs: &[PathBuf],
+    ) -> Result<(), Error> {
         for (path, content) in PARTS {
             write(&self.parts.join(path), content, 0o644)?;
         }
-        let placed = self.parts.join("files").join(GUEST_PATH);
-        fs::copy(guest, &placed).map_err(io_error("copy the program for hosts to", &placed))?;
+        let place = |from: &Path, to: &Path| {
+            fs::copy(from, to).map(drop).map_err(io_error("copy a program for hosts to", to))
+        };
+        place(guest, &self.parts.join("files").join(GUEST_PATH))?;
+        let folder = self.parts.join("files").join(PROGRAMS_PATH);
+        fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
+        for program in programs {
+            let content = fs::read(program).map_err(io_error("read", program))?;
+            place(program, &folder.join(digest::hex(&content)))?;
+        }
         write(&self.dir.join("mirror.list"), sources, 0o600)?;
         write(&self.dir.join("apt.conf"), settings, 0o600)
     }
@@ -268,7 +286,11 @@ mod tests {
         let place = Place::new(dir.path());
         let guest = dir.path().join("pghost");
         fs::write(&guest, "program").unwrap();
-        place.prepare("deb https://user:password@mirror.example/debian trixie main\n", "", &guest).unwrap();
+        let programs = [guest.clone()];
+        let sources = "deb https://user:password@mirror.example/debian trixie main\n";
+        place.prepare(sources, "", &guest, &programs).unwrap();
+        let placed = format!("parts/files/usr/lib/pgprov/programs/{}", digest::hex(b"program"));
+        assert_eq!(fs::read(dir.path().join(placed)).unwrap(), b"program");
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode("mirror.list"), 0o600);
         assert_eq!(mode("apt.conf"), 0o600);
@@ -282,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().join("images"));
         let recipe = Recipe { release: "debian-11".into(), packages: vec![] };
-        assert!(matches!(build(&cache, &recipe, None, None, &|_| ()), Err(Error::Release { .. })));
+        assert!(matches!(build(&cache, &recipe, None, None, &[], &|_| ()), Err(Error::Release { .. })));
         assert!(!cache.dir().exists());
     }
 }

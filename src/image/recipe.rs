@@ -103,6 +103,9 @@ pub(super) const PARTS: &[(&str, &str)] = &[
 /// Where the program [`GUEST`] lies in the tree of the image.
 pub(super) const GUEST_PATH: &str = "usr/lib/pgprov/pghost";
 
+/// Folder there of the programs that roles install, each called by its sum.
+pub(super) const PROGRAMS_PATH: &str = "usr/lib/pgprov/programs";
+
 /// Name of the program that images have of ours.
 pub const GUEST: &str = "pghost";
 
@@ -111,6 +114,7 @@ const GUEST_SOURCES: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../crates/pghost/Cargo.toml")),
     ("src/ask.rs", include_str!("../../crates/pghost/src/ask.rs")),
     ("src/bundle.rs", include_str!("../../crates/pghost/src/bundle.rs")),
+    ("src/bundle/tests.rs", include_str!("../../crates/pghost/src/bundle/tests.rs")),
     ("src/cluster.rs", include_str!("../../crates/pghost/src/cluster.rs")),
     ("src/identity.rs", include_str!("../../crates/pghost/src/identity.rs")),
     ("src/lib.rs", include_str!("../../crates/pghost/src/lib.rs")),

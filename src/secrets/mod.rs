@@ -4,6 +4,7 @@
 //! again gives the same files. No secret value is ever shown: [`Secret`] prints as asterisks.
 
 mod authority;
+mod scram;
 #[cfg(test)]
 mod tests;
 
@@ -109,7 +110,7 @@ impl fmt::Display for Secret {
 pub struct User {
     /// 32 characters that need no quoting in URLs, connection strings and password files.
     pub password: Secret,
-    /// What the server keeps instead of the password: `SCRAM-SHA-256$4096:SALT$STORED_KEY:SERVER_KEY`.
+    /// What the server keeps instead of the password: `SCRAM-SHA-256$ITERATIONS:SALT$STORED_KEY:SERVER_KEY`.
     pub verifier: Secret,
 }
 
@@ -205,7 +206,7 @@ impl Secrets {
         let mut bytes = [0; 24];
         SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Random)?;
         let password = URL_SAFE_NO_PAD.encode(bytes);
-        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+        let verifier = scram::verifier(name, &password)?;
         self.users.insert(name.to_owned(), User { password: Secret(password), verifier: Secret(verifier) });
         Ok(true)
     }

@@ -1,6 +1,7 @@
 use std::ffi::OsStr;
 use std::process::{Command, Output};
 
+use pgplan::lab::REPLICATION_USER;
 use tempfile::TempDir;
 
 use super::*;
@@ -197,9 +198,9 @@ impl Server {
     }
 
     /// Logs in as user app over TLS with all checks, as the host called `name`.
-    fn log_in(&self, name: &str, password: &str) -> (bool, String) {
+    fn log_in(&self, name: &str, user: &str, password: &str) -> (bool, String) {
         let target = format!(
-            "host={name} hostaddr=127.0.0.1 port={} user=app dbname=postgres sslmode=verify-full sslrootcert={}",
+            "host={name} hostaddr=127.0.0.1 port={} user={user} dbname=postgres sslmode=verify-full sslrootcert={}",
             self.port,
             self.dir.path().join("ca.pem").display()
         );
@@ -234,17 +235,23 @@ fn binaries() -> PathBuf {
 
 #[test]
 fn postgresql_lets_the_password_in_by_its_verifier_and_the_server_proves_its_name() {
-    let (dir, secrets) = lab();
+    let (dir, mut secrets) = lab();
+    assert!(secrets.ensure_user(REPLICATION_USER).unwrap());
     let server = Server::start(dir);
-    let user = &secrets.users()["app"];
-    let verifier = user.verifier.expose();
-    server.admin(&format!("CREATE ROLE app LOGIN PASSWORD '{verifier}'"));
-    // Stored as it is, so a second run sees that nothing changed.
-    assert_eq!(server.admin("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'").trim(), verifier);
+    // Programs log in often, with passwords that nobody guesses: theirs are not hashed thousands of times.
+    for (name, iterations) in [("app", "$4096:"), (REPLICATION_USER, "$16:")] {
+        let user = &secrets.users()[name];
+        let verifier = user.verifier.expose();
+        assert!(verifier.contains(iterations), "{verifier}");
+        server.admin(&format!("CREATE ROLE {name} LOGIN PASSWORD '{verifier}'"));
+        // Stored as it is, so a second run sees that nothing changed.
+        let stored = server.admin(&format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{name}'"));
+        assert_eq!(stored.trim(), verifier);
 
-    assert_eq!(server.log_in("m", user.password.expose()), (true, "app|t\n".to_owned()));
-    let (accepted, said) = server.log_in("m", "wrong");
-    assert!(!accepted && said.contains("password authentication failed"), "{said}");
-    let (accepted, said) = server.log_in("s", user.password.expose());
-    assert!(!accepted && said.contains("does not match host name"), "{said}");
+        assert_eq!(server.log_in("m", name, user.password.expose()), (true, format!("{name}|t\n")));
+        let (accepted, said) = server.log_in("m", name, "wrong");
+        assert!(!accepted && said.contains("password authentication failed"), "{said}");
+        let (accepted, said) = server.log_in("s", name, user.password.expose());
+        assert!(!accepted && said.contains("does not match host name"), "{said}");
+    }
 }

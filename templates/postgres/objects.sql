@@ -60,6 +60,9 @@ alter role {{ user.name }} {% for attribute in role_attributes %}{% if attribute
 {% for group in user.member_of %}grant {{ group }} to {{ user.name }};
 {% endfor %}{% endfor %}
 {% for database in lab.postgres.databases %}
+-- The image's own cluster has one to take.
+select 'alter database pgprov_spare rename to {{ database.name }}' from ({% include "postgres/spare.sql" %}) spare
+  where not exists (select from pg_database where datname = '{{ database.name }}') \gexec
 select 'create database {{ database.name }} owner {{ database.owner }}' ||
     -- By its files: their pages, written into WAL one by one, would be most of what a young cluster sends its standby.
     case when current_setting('server_version_num')::int >= 150000 then ' strategy file_copy' else '' end
@@ -89,6 +92,7 @@ set synchronous_commit = local;
 {% include "postgres/objects-quiet.sql" %}
 \endif
 {% endfor %}
+select 'drop database pgprov_spare' from ({% include "postgres/spare.sql" %}) spare \gexec
 -- Last: what failed half way is done again.
 with
 {% include "postgres/objects-wanted.sql" %}

@@ -288,3 +288,37 @@ fn a_promotion_that_is_revoked_is_stopped_before_anybody_is_served() {
     let (follows, _) = tell(&promoting, 20, node::Event::Observed(down(true)));
     assert_eq!(follows.phase, Phase::Standby);
 }
+
+/// A standby that connects while a new cluster gets its record would else hang until its keepalive notices.
+#[test]
+fn the_first_record_does_not_cut_off_a_standby_that_connects() {
+    let gates = |actions: &[node::Action]| {
+        let gate = |action: &node::Action| match action {
+            node::Action::Gate(gate) => Some((gate.peers, gate.clients)),
+            _ => None,
+        };
+        actions.iter().filter_map(gate).collect::<Vec<_>>()
+    };
+    let fresh = Node::start(None, Time(0)).0;
+    let Server::Up(server) = up(77) else { unreachable!() };
+    let primary = Server::Up(Up { recovery: false, receiver: Receiver::Off, ..server });
+    let (copied, actions) = tell(&fresh, 1000, node::Event::Observed(primary));
+    let closes = Time(1000) + TIMING.fence();
+    assert_eq!(gates(&actions), [(Some(closes), None)]);
+
+    let Message::Beat(beat) = beat(2000, Want::Nothing) else { unreachable!() };
+    let record = Record { primary: Site::Two, in_sync: false, ..record() };
+    let beat = Message::Beat(Beat { record: Some(record.clone()), ..beat });
+    let (serves, actions) = tell(&copied, 2000, node::Event::Received(Member::Data(Site::One), beat));
+    assert_eq!((serves.phase, gates(&actions)), (Phase::Solo, vec![]));
+    // No lease came: the kernel has closed the port, and it stays closed.
+    let (_, actions) = tell(&serves, 1000 + TIMING.fence().as_millis() as u64, node::Event::Tick);
+    assert_eq!(gates(&actions), [(None, None)]);
+    // A host whose port was closed does not open it for that.
+    let mut closed = copied;
+    closed.gate = None;
+    let Message::Beat(late) = self::beat(9000, Want::Nothing) else { unreachable!() };
+    let late = Message::Beat(Beat { record: Some(record), ..late });
+    let (_, actions) = tell(&closed, 9000, node::Event::Received(Member::Data(Site::One), late));
+    assert_eq!(gates(&actions), [(None, None)]);
+}

@@ -14,9 +14,9 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     os::{
         fd::AsRawFd as _,
-        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -37,6 +37,14 @@ const AT_BOOT: &str = "/usr/lib/pgprov/identity";
 const WARM: &str = "/usr/lib/pgprov/warm";
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 const MACHINE_ID: &str = "/etc/machine-id";
+/// What the kernel calls this boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// What the firmware calls this machine.
+const UUID: &str = "/sys/class/dmi/id/product_uuid";
+/// What else the firmware says, with that in it.
+const DMI: &str = "/sys/firmware/dmi/tables/DMI";
+/// Folder of the files that lie over those three in a copy.
+const COVERS: &str = "/run/pgprov/covers";
 
 /// Finds out who this machine is: from what it was told at its boot, or else on the port.
 ///
@@ -63,6 +71,7 @@ fn at_boot(what: &str) -> io::Result<()> {
 fn learn(port: &mut Port) -> io::Result<()> {
     // A copy that boots from this disk, without the memory, makes an id of its own.
     fs::write(MACHINE_ID, "")?;
+    cover_ids()?;
     // Every copy would have to.
     Command::new(WARM).status()?;
     rustix::fs::sync();
@@ -100,11 +109,7 @@ fn follow(word: &str, rest: &str) -> io::Result<()> {
         }
         // Two machines with one id would also share the names of their journals.
         "machine-id" => fs::write(MACHINE_ID, format!("{rest}\n")),
-        // The kernel made its own before it was copied; containers replace theirs in the same way.
-        "boot-id" => {
-            fs::write("/run/boot-id", format!("{rest}\n"))?;
-            Ok(mount::mount_bind("/run/boot-id", "/proc/sys/kernel/random/boot_id")?)
-        }
+        "boot-id" => fs::write(cover_of(BOOT_ID), format!("{rest}\n")),
         "uuid" => give_uuid(rest),
         "clock" => set_clock(wire::duration(rest).ok_or_else(|| invalid(rest))?),
         "entropy" => fs::write("/dev/urandom", rest),
@@ -141,21 +146,32 @@ fn finish() -> io::Result<()> {
     Ok(())
 }
 
-/// A copy finds in its memory what the firmware told the machine that was booted, until it boots itself.
-fn give_uuid(uuid: &str) -> io::Result<()> {
-    let (own, table) = ("/sys/class/dmi/id/product_uuid", "/sys/firmware/dmi/tables/DMI");
-    let old = in_table(fs::read_to_string(own)?.trim())?;
-    let mut bytes = fs::read(table)?;
-    let at = bytes.windows(old.len()).position(|part| part == old).ok_or_else(|| invalid("DMI"))?;
-    bytes[at..at + old.len()].copy_from_slice(&in_table(uuid)?);
-    let folder = Path::new("/run/pgprov/dmi");
-    fs::create_dir_all(folder)?;
-    for (place, content) in [(own, format!("{uuid}\n").as_bytes()), (table, bytes.as_slice())] {
-        let file = folder.join(Path::new(place).file_name().unwrap_or_default());
-        private(&file, content)?;
-        mount::mount_bind(&file, place)?;
+/// Puts files over those by which the kernel says which machine this is: a copy would find there, until it boots itself, what the
+/// machine was told that it is a copy of. Containers have theirs replaced in the same way. The template does it, because systemd
+/// looks at all mounts when there is another one, which costs each copy a tenth of a second.
+fn cover_ids() -> io::Result<()> {
+    fs::create_dir_all(COVERS)?;
+    for (place, mode) in [(BOOT_ID, 0o444), (UUID, 0o400), (DMI, 0o400)] {
+        let cover = cover_of(place);
+        private(&cover, &fs::read(place)?)?;
+        fs::set_permissions(&cover, fs::Permissions::from_mode(mode))?;
+        mount::mount_bind(&cover, place)?;
     }
     Ok(())
+}
+
+/// The file that lies over that one.
+fn cover_of(place: &str) -> PathBuf {
+    Path::new(COVERS).join(Path::new(place).file_name().unwrap_or_default())
+}
+
+fn give_uuid(uuid: &str) -> io::Result<()> {
+    let old = in_table(fs::read_to_string(UUID)?.trim())?;
+    let mut bytes = fs::read(DMI)?;
+    let at = bytes.windows(old.len()).position(|part| part == old).ok_or_else(|| invalid("DMI"))?;
+    bytes[at..at + old.len()].copy_from_slice(&in_table(uuid)?);
+    fs::write(cover_of(UUID), format!("{uuid}\n"))?;
+    fs::write(cover_of(DMI), bytes)
 }
 
 /// A UUID as it is in the firmware's table: the first three of its numbers have their low byte first.

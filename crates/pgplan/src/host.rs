@@ -45,6 +45,9 @@ pub struct HostPlan {
     /// Whether the host's list of the files that pgprov installed is another than it will be.
     #[serde(skip)]
     pub relists: bool,
+    /// Sums of the files, by index, whose content the host has at hand: they need not be sent.
+    #[serde(skip)]
+    pub at_hand: BTreeMap<usize, String>,
 }
 
 /// A handler that a host runs when it is its turn.
@@ -153,6 +156,10 @@ impl HostPlan {
             let reason = file_reason(wanted, facts);
             let text = facts.texts.get(&wanted.path);
             plan.files.extend(reason.map(|reason| Change::of_file(index, wanted, reason, text)));
+            if wanted.binary.is_some() && reason == Some(Reason::New) && !facts.programs.is_empty() {
+                let sum = digest::hex(wanted.bytes());
+                plan.at_hand.extend(facts.programs.contains(&sum).then_some((index, sum)));
+            }
         }
         // What waits for its name from an interrupted run is replaced by what gets that name now.
         let replaced = |path: &str| {
@@ -232,6 +239,7 @@ impl HostPlan {
             handlers,
             rolling: _,
             relists: _,
+            at_hand: _,
         } = self;
         match packages.len() + directories.len() + files.len() + remove.len() + tasks.len() {
             0 => handlers.len(),
@@ -253,10 +261,9 @@ impl HostPlan {
     /// First what can be done without any other host (packages, directories, files), then what may need one: tasks and
     /// handlers.
     pub fn split(self) -> (Self, Self) {
-        let Self { host, packages, directories, files, remove, stops, tasks, handlers, rolling, relists } =
-            self;
-        let later = Self { host: host.clone(), tasks, handlers, rolling, ..Self::default() };
-        (Self { host, packages, directories, files, remove, stops, relists, ..Self::default() }, later)
+        let Self { tasks, handlers, rolling, .. } = self;
+        let later = Self { host: self.host.clone(), tasks, handlers, rolling, ..Self::default() };
+        (Self { tasks: Vec::new(), handlers: Vec::new(), rolling: Vec::new(), ..self }, later)
     }
 
     /// What has to be asked to know more than that something changes.

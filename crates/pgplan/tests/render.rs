@@ -8,7 +8,7 @@ mod sources;
 use std::collections::BTreeMap;
 
 use pgplan::{
-    host::{HostPlan, apply, facts},
+    host::{Facts, HostPlan, apply, facts},
     lab::{self, Lab, Pins},
     render::{RenderedHost, Roles, Sources},
     schema,
@@ -248,6 +248,31 @@ fn stock(more: &str) -> Lab {
     );
     let (topology, findings) = schema::load::<Topology>(&text, Limits::default()).finish();
     lab::derive(&topology.unwrap_or_else(|| panic!("{findings:#?}")), &Pins::new())
+}
+
+/// A new host need not be sent the programs that its image has, and knows their sums without reading them.
+#[test]
+fn programs_that_the_image_has_are_not_sent() {
+    let (_, lab) = topologies().into_iter().find(|(name, _)| name == "lab.yaml").unwrap();
+    let host = roles().render(&lab, &masked(&lab)).unwrap().remove(0);
+    let (index, program) =
+        host.files.iter().enumerate().find(|(_, file)| file.path == "/usr/local/sbin/pgagent").unwrap();
+    let sum = pgplan::digest::hex(program.bytes());
+    let named = |programs: &[&String]| {
+        let programs = programs.iter().map(|sum| (*sum).clone()).collect();
+        let (plan, _) = HostPlan::new(&host, Some(&Facts { programs, ..Facts::default() })).split();
+        let parts = apply::bundle(&host, &plan).parts;
+        let part =
+            |name: &str| parts.iter().find(|(part, _)| part == name).map(|(_, content)| content.clone());
+        (part(&format!("file.{index}")).is_some(), part("at-hand"), scripts(apply::bundle(&host, &plan)))
+    };
+    let (is_sent, at_hand, parts) = named(&[&sum]);
+    assert!(!is_sent);
+    assert_eq!(at_hand.unwrap(), format!("{index} {}/{sum}\n", facts::PROGRAMS).into_bytes());
+    let (_, apply) = parts.into_iter().find(|(name, _)| name == "apply.sh").unwrap();
+    assert!(apply.contains(&format!("'{sum}  /usr/local/sbin/pgagent' >/run/pgprov/seen\n")), "{apply}");
+    let (is_sent, at_hand, _) = named(&[&"0".repeat(64)]);
+    assert!(is_sent && at_hand.is_none());
 }
 
 /// The unit that finishes at boot what a power cut interrupted looks where the script that was interrupted wrote.

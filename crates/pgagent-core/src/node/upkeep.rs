@@ -70,12 +70,25 @@ impl Node {
             Phase::Draining => {
                 Gate { peers: live(Some(self.since + Self::drain_limit(config))), clients: None }
             }
+            // The first record of a cluster: its standby may be connecting right now, and must not be cut off until the first lease
+            // comes. Nobody is served, and the kernel closes the port when the time is over that was given before.
+            phase if phase.serves() && self.is_first() && self.copies_may_run(now) => return None,
             phase if phase.serves() || phase == Phase::Confirming => {
                 let peers = live(self.lease());
                 Gate { peers, clients: peers.filter(|_| self.may_open(config, now)) }
             }
             _ => Gate::default(),
         })
+    }
+
+    /// Whether there was never a lease, and never another epoch.
+    fn is_first(&self) -> bool {
+        self.lease().is_none() && self.record().is_some_and(|record| record.epoch == 1)
+    }
+
+    /// Whether the port still stands open as it does before a cluster has a record.
+    fn copies_may_run(&self, now: Time) -> bool {
+        self.gate.is_some_and(|gate| gate.clients.is_none() && gate.peers.is_some_and(|until| until > now))
     }
 
     /// How long a switchover may take until it is given up, with the port closed.

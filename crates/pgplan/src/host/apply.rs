@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Change, HostPlan, Reason,
-    facts::{DUE, INSTALLED, LOCK, REVERSED, RUNNING, check, only_asks, slug},
+    facts::{self, DUE, INSTALLED, LOCK, PROGRAMS, REVERSED, RUNNING, check, only_asks, slug},
 };
 use crate::render::{Directory, File, Handler, RenderedHost, Task};
 
@@ -99,7 +99,11 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
         bundle
             .add("notes", notes(&called.keys().collect(), &plan.reversed(rendered), "{how} {path} {text}\n"));
     }
-    for change in contents(plan) {
+    if !plan.at_hand.is_empty() {
+        let line = |(index, sum): (&usize, &String)| format!("{index} {PROGRAMS}/{sum}\n");
+        bundle.add("at-hand", plan.at_hand.iter().map(line).collect::<String>());
+    }
+    for change in contents(plan).filter(|change| !plan.at_hand.contains_key(&change.index)) {
         bundle.add(format!("file.{}", change.index), rendered.files[change.index].bytes());
     }
     if let Some(checks) = checks(rendered, plan) {
@@ -355,6 +359,14 @@ fn install_files(out: &mut String, rendered: &RenderedHost, plan: &HostPlan) {
         None => out.push_str(&written(&plan.called(rendered).keys().collect(), &plan.reversed(rendered))),
         Some(_) if is_placed => out.push_str("files commit 2>log || fail files ''\n"),
         Some(_) => out.push_str("files place commit 2>log || fail files ''\n"),
+    }
+    let sums: Vec<(&str, &str)> = plan
+        .at_hand
+        .iter()
+        .map(|(index, sum)| (sum.as_str(), rendered.files[*index].path.as_str()))
+        .collect();
+    if !sums.is_empty() {
+        out.push_str(&facts::note_sums(&sums));
     }
     for change in plan.files.iter().filter(|change| change.reason == Reason::Attributes) {
         let File { owner, group, mode, path, .. } = &rendered.files[change.index];

@@ -33,6 +33,12 @@ const SEEN: &str = "/run/pgprov/seen";
 /// From this size on, in bytes, a file counts as a program: those that did not change are not read when others did.
 const PROGRAM: usize = 256 << 10;
 
+/// Where images have programs that roles install, each called by its sum.
+pub const PROGRAMS: &str = "/usr/lib/pgprov/programs";
+
+/// What is asked of files, one a line.
+const STAT: &str = "stat -c '%U %G %a %d/%i/%s/%.9Y/%.9Z %n'";
+
 /// A shell function for the checks of tasks: `running UNIT` succeeds while a service has processes. It asks the kernel,
 /// which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
 pub const RUNNING: &str = r#"running() {
@@ -77,6 +83,10 @@ pub struct Facts {
     /// Why roles do not want this host touched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<String>,
+    /// Sums of the programs that it has in [`PROGRAMS`]. Only a host that nobody worked on yet says so: what is there is still what
+    /// its name says.
+    #[serde(skip)]
+    pub programs: BTreeSet<String>,
     /// Texts by path, of the files that differ; asked for apart, see [`HostPlan::unread`](super::HostPlan::unread).
     #[serde(skip)]
     pub texts: BTreeMap<String, String>,
@@ -152,6 +162,22 @@ pub fn tasks_script(rendered: &RenderedHost) -> String {
     format!("{}echo @end\n", done(rendered))
 }
 
+/// The script that names the programs which the image has, a line each.
+pub fn programs_script() -> String {
+    format!("for program in {PROGRAMS}/*; do echo ${{program##*/}}; done\n")
+}
+
+/// Tells the host, for when it is asked, what the sums of programs are that it was just given: to read one costs an emulated host a
+/// third of a second.
+pub(super) fn note_sums(sums: &[(&str, &str)]) -> String {
+    let paths: String = sums.iter().map(|(_, path)| format!(" {path}")).collect();
+    let lines: Vec<String> = sums.iter().map(|(sum, path)| format!("{sum}  {path}")).collect();
+    format!(
+        "now=$({STAT}{paths}) && printf \"seen='\\n%s\\n'\\nsums='%s'\\ninstalled=''\\n\" \"$now\" '{}' >{SEEN}\n",
+        lines.join("\n")
+    )
+}
+
 fn done(rendered: &RenderedHost) -> String {
     let mut out = format!("{RUNNING}echo @done\n");
     for (index, task) in rendered.tasks.iter().enumerate() {
@@ -189,6 +215,7 @@ fn files(rendered: &RenderedHost) -> String {
         rendered.files.iter().map(|file| file.path.as_str()).filter(|path| service_of(path).is_some());
     let units: String = units.map(|path| format!("{path} | ")).collect();
     FILES
+        .replace("@STAT@", STAT)
         .replace("@TEXTS@", &texts)
         .replace("@PROGRAMS@", &programs)
         .replace("@FOLDERS@", &folders)
@@ -204,7 +231,7 @@ fn files(rendered: &RenderedHost) -> String {
 // it installed files is ours too.
 const FILES: &str = r#"nl='
 '
-stats=$(stat -c '%U %G %a %d/%i/%s/%.9Y/%.9Z %n' @INSTALLED@@TEXTS@@PROGRAMS@ /@FOLDERS@ 2>/dev/null)
+stats=$(@STAT@ @INSTALLED@@TEXTS@@PROGRAMS@ /@FOLDERS@ 2>/dev/null)
 now=$nl${stats%% /"$nl"*}$nl
 seen= sums= installed=
 [ ! -e @SEEN@ ] || command . @SEEN@ 2>/dev/null || seen=
