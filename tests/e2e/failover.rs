@@ -114,6 +114,8 @@ pub fn nobody_is_promoted_needlessly(suite: &Suite) -> Result<()> {
     drill.stays("m", &["solo"], 4.0)?;
     drill.stays("s", &["standby"], 2.0)?;
     drill.mend()?;
+    // However long they were cut off, agents talk to each other soon after.
+    drill.hears("s", 10)?;
     drill.healthy("m", 60)?;
 
     // The standby does not hear the primary, the arbiter does: it may not be promoted, now or later.

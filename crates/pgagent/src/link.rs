@@ -138,6 +138,9 @@ async fn talk(
     let stream =
         timeout(limit, connect).await.map_err(|_| slow("connecting"))?.map_err(|error| error.to_string())?;
     steady(&stream);
+    // What is not acknowledged for that long is given up, and with it the connection: the kernel waits twice as long from one try to
+    // the next, so that one which was cut for twenty seconds might say nothing for twenty more after the network is back.
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, config.times().fence().as_millis() as u32);
     let name = ServerName::try_from(host.name.clone()).map_err(|error| error.to_string())?;
     let handshake = TlsConnector::from(identity.client.clone()).connect(name, stream);
     let mut stream = timeout(limit, handshake)

@@ -225,6 +225,22 @@ impl<'a> Drill<'a> {
         self.until(standby, &["standby"], 15)
     }
 
+    /// Waits until the agent of a standby hears both others.
+    pub fn hears(&self, standby: &str, seconds: u64) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let said = self.lab.exec(standby, "pgagent explain")?;
+            if !said.contains("hears neither") && !said.contains("not heard") && !said.contains("not hear") {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < Duration::from_secs(seconds),
+                "expected {standby} to hear the others within {seconds} s: {said}"
+            );
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+
     /// Waits until all is well, whoever is primary; returns who is.
     pub fn settled(&self, seconds: u64) -> Result<String> {
         let begun = Instant::now();
