@@ -7,11 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pgplan::digest;
+use pgplan::{digest, host::facts::PROGRAMS};
 
 use super::cache::{Meta, remove_tree, sha256_file};
 use super::error::io_error;
-use super::recipe::{CMDLINE, DPKG_OPTIONS, GUEST, GUEST_PATH, MKE2FS, PARTS, PROGRAMS_PATH, VIRTUAL_SIZE};
+use super::recipe::{CMDLINE, DPKG_OPTIONS, GUEST, GUEST_PATH, MKE2FS, PARTS, VIRTUAL_SIZE};
 use super::tool::{Run, Tools};
 use super::{Artifact, Cache, Error, Progress, Recipe, apt, kernel};
 
@@ -130,7 +130,7 @@ impl Place {
             fs::copy(from, to).map(drop).map_err(io_error("copy a program for hosts to", to))
         };
         place(guest, &self.parts.join("files").join(GUEST_PATH))?;
-        let folder = self.parts.join("files").join(PROGRAMS_PATH);
+        let folder = self.parts.join("files").join(PROGRAMS.trim_start_matches('/'));
         fs::create_dir_all(&folder).map_err(io_error("make", &folder))?;
         for program in programs {
             let content = fs::read(program).map_err(io_error("read", program))?;

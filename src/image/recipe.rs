@@ -103,9 +103,6 @@ pub(super) const PARTS: &[(&str, &str)] = &[
 /// Where the program [`GUEST`] lies in the tree of the image.
 pub(super) const GUEST_PATH: &str = "usr/lib/pgprov/pghost";
 
-/// Folder there of the programs that roles install, each called by its sum.
-pub(super) const PROGRAMS_PATH: &str = "usr/lib/pgprov/programs";
-
 /// Name of the program that images have of ours.
 pub const GUEST: &str = "pghost";
 
