@@ -1,6 +1,9 @@
 //! A lab goes back to a checkpoint, whatever was done to it.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -240,6 +243,14 @@ pub fn up_starts_from_ready(suite: &Suite) -> Result<()> {
     suite.pgprov(["plan"]).args([&lab.file]).run()?.exits(4)?.says("`up` goes back to checkpoint ready")?;
     let up = lab.up(&lab.file)?.exits(0)?.says("checkpoint ready")?;
     ensure!(!up.stderr.contains("make the data directory"), "expected nothing to be built in\n{up}");
+    // Its networks are new ones, and its hosts remember who else was on those before.
+    let begun = Instant::now();
+    lab.exec_everywhere("true")?;
+    let took = begun.elapsed();
+    ensure!(
+        took < Duration::from_secs(4),
+        "expected hosts to answer over the network at once, it took {took:?}"
+    );
     as_it_was(&lab)?;
     lab.is_as_its_topology_says()?;
 

@@ -102,6 +102,8 @@ pub struct Network {
     pub kind: String,
     /// Name of the bridge: at most 15 bytes, as the kernel wants.
     pub bridge: String,
+    /// Hardware address of the bridge.
+    pub mac: String,
     /// Derived from the name of the lab.
     pub uuid: String,
     /// Its addresses.
@@ -324,6 +326,7 @@ fn network(lab: &str, kind: &str, subnet: Subnet) -> Network {
         name: format!("pgprov-{lab}-{kind}"),
         kind: kind.to_owned(),
         bridge: bridge_name(lab, kind),
+        mac: mac(&["network", lab, kind]),
         uuid: uuid(&["network", lab, kind]),
         subnet,
         gateway: subnet.gateway(),

@@ -304,7 +304,8 @@ pub fn domain(
 
 /// A network of the lab, with a reservation for every host.
 ///
-/// Hosts are no part of its `spec`: they are added and removed while the network runs, see [`reservation`].
+/// Hosts are no part of its `spec`: they are added and removed while the network runs, see [`reservation`]. Neither is its own hardware
+/// address, which networks of earlier versions do not have.
 pub fn network(lab: &Lab, network: &Network) -> Definition {
     let reservations: Vec<String> =
         lab.hosts.iter().map(|host| reservation(&host.name, nic(host, network))).collect();
@@ -313,8 +314,10 @@ pub fn network(lab: &Lab, network: &Network) -> Definition {
     context.insert("network", network);
     context.insert("nat", &(network.kind == lab.mgmt.kind && matches!(lab.image, Image::Stock(_))));
     context.insert("reservations", &Vec::<String>::new());
+    context.insert("mac", "");
     let spec = marked("network.xml", context.clone()).spec;
     context.insert("reservations", &reservations);
+    context.insert("mac", &network.mac);
     Definition { xml: with_mark("network.xml", context, &spec), spec }
 }
 
