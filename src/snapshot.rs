@@ -136,7 +136,7 @@ impl Copier<'_> {
     /// Anything at all: the host is then to be booted. It does not run, or does not answer and has to be switched off.
     pub fn copy(&self, host: &Host, target: &Target) -> anyhow::Result<()> {
         let xml = self.libvirt.host_xml(&self.lab.name, &host.name)?;
-        let identity = Identity::new(host, self.ssh_public_key)?;
+        let identity = Identity::new(self.lab, host, self.ssh_public_key)?;
         self.wake(host, &xml)?;
         self.libvirt.talk(&host.domain, Some(identity.message(SystemTime::now())?), TALK)?;
         ssh::pin(&target.known_hosts, &host.name, &identity.host_key)?;
@@ -172,7 +172,7 @@ struct Identity {
 
 impl Identity {
     /// The identity of a host: by its name where a booted host would have the same, else random.
-    fn new(host: &Host, ssh_public_key: &str) -> anyhow::Result<Self> {
+    fn new(lab: &Lab, host: &Host, ssh_public_key: &str) -> anyhow::Result<Self> {
         let key = state::new_key("").map_err(anyhow::Error::msg)?;
         let private = key.to_openssh(ssh_key::LineEnding::LF)?;
         let public = key.public_key().to_openssh()?;
@@ -183,7 +183,9 @@ impl Identity {
         // What its firmware would say.
         lines += &format!("uuid {}\n", host.uuid);
         lines += &format!("entropy {}\n", STANDARD.encode(random::<64>()?));
-        lines += &format!("interface eth0 {}\ninterface eth1 {}\n", host.mgmt.mac, host.data.mac);
+        for (name, nic, network) in [("eth0", &host.mgmt, &lab.mgmt), ("eth1", &host.data, &lab.data)] {
+            lines += &format!("interface {name} {} {}/{}\n", nic.mac, nic.address, network.subnet.prefix());
+        }
         lines += &format!("authorized-key {}\n", ssh_public_key.trim());
         lines += &format!("host-key {}\n", public.trim());
         lines += &format!("host-private-key {}\n", STANDARD.encode(private.as_bytes()));
@@ -217,7 +219,19 @@ fn random_uuid() -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgplan::lab::Nic;
+    use pgplan::{
+        lab::{self, Nic, Pins},
+        schema,
+        topology::Topology,
+        yaml::Limits,
+    };
+
+    fn lab() -> Lab {
+        let text =
+            "lab: x\nnetwork: 10.0.0.0/20\nmanagement_network: 10.1.0.0/24\nhosts: { m: { roles: [base] } }";
+        let (topology, _) = schema::load::<Topology>(text, Limits::default()).finish();
+        lab::derive(&topology.unwrap(), &Pins::new())
+    }
 
     fn host() -> Host {
         let nic = |mac: &str| Nic { mac: mac.to_owned(), address: [10, 0, 0, 2].into() };
@@ -239,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_guest_is_told_everything_line_by_line() {
-        let identity = Identity::new(&host(), "ssh-ed25519 AAAA lab\n").unwrap();
+        let identity = Identity::new(&lab(), &host(), "ssh-ed25519 AAAA lab\n").unwrap();
         let message = identity.message(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)).unwrap();
         let word = |line: &str| line.split(' ').next().unwrap().to_owned();
         let words: Vec<String> = message.lines().map(word).collect();
@@ -248,8 +262,8 @@ mod tests {
         for line in [
             "hostname m",
             "machine-id aaaaaaaabbbb8ccc8dddeeeeeeeeeeee",
-            "interface eth0 52:54:00:bb:bb:bb",
-            "interface eth1 52:54:00:aa:aa:aa",
+            "interface eth0 52:54:00:bb:bb:bb 10.0.0.2/24",
+            "interface eth1 52:54:00:aa:aa:aa 10.0.0.2/20",
             "authorized-key ssh-ed25519 AAAA lab",
             "clock 1.500000000",
         ] {
@@ -259,7 +273,8 @@ mod tests {
 
     #[test]
     fn no_two_copies_are_told_the_same_secrets() {
-        let message = || Identity::new(&host(), "k").unwrap().message(SystemTime::UNIX_EPOCH).unwrap();
+        let message =
+            || Identity::new(&lab(), &host(), "k").unwrap().message(SystemTime::UNIX_EPOCH).unwrap();
         let (one, other) = (message(), message());
         for word in ["boot-id", "entropy", "host-key", "host-private-key"] {
             let line = |text: &str| text.lines().find(|line| line.starts_with(word)).unwrap().to_owned();

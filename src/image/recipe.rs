@@ -16,7 +16,7 @@ pub(super) const VIRTUAL_SIZE: u64 = pgplan::topology::BUILT_DISK.0;
 /// security module (systemd would load a program at every boot), none of the self tests that take a tenth of a second
 /// each, no waiting for quiet moments of the one processor.
 pub const CMDLINE: &str = "console=ttyS0 root=/dev/vda rw net.ifnames=0 quiet mitigations=off lsm=yama \
-     init_on_alloc=0 hardened_usercopy=off rcupdate.rcu_expedited=1 audit=0 nowatchdog \
+     init_on_alloc=0 hardened_usercopy=off rcupdate.rcu_expedited=1 rcu_nocbs=all audit=0 nowatchdog \
      initcall_blacklist=jent_mod_init,bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init";
 
 /// Options of dpkg: no documentation and translations, which nobody reads in a lab host; licences stay.

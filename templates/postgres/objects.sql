@@ -15,8 +15,9 @@ select pg_is_in_recovery() as standby \gset
 \if :standby
 \quit
 \endif
+-- A standby may ask at any moment: from the first on, the role that it asks as may do all that it needs.
 {% for name, user in users %}{% if name != "postgres" %}
-select 'create role {{ name }}' where not exists (select from pg_roles where rolname = '{{ name }}') \gexec
+select 'create role {{ name }}{% if name == "replicator" %} replication{% endif %}' where not exists (select from pg_roles where rolname = '{{ name }}') \gexec
 {% endif %}
 alter role {{ name }} login password '{{ user.verifier }}';
 {% endfor %}

@@ -1,10 +1,10 @@
 //! Hosts are copies of one machine that was booted once, and nothing depends on that.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::suite::{MAIN, PAIR, Spec, Suite, UP_LIMIT};
+use crate::suite::{Lab, MAIN, PAIR, Spec, Suite, UP_LIMIT};
 
 /// Hosts woke up instead of booting, and each knows that it is not the machine that was saved.
 pub fn hosts_woke_up(suite: &Suite) -> Result<()> {
@@ -13,11 +13,6 @@ pub fn hosts_woke_up(suite: &Suite) -> Result<()> {
     for (host, text) in lab.exec_everywhere("dmesg | grep -c 'crng reseeded due to virtual machine fork'")? {
         ensure!(text != "0", "expected the kernel of {host} to have drawn new random numbers, got {text:?}");
     }
-    // What the hypervisor's DHCP server knows them by.
-    let leases = suite.virsh(["net-dhcp-leases", "pgprov-lab-data"]).ok()?.stdout;
-    let clients: std::collections::BTreeSet<&str> =
-        leases.lines().filter_map(|line| line.split_whitespace().last()).collect();
-    ensure!(clients.len() == 4, "expected four different DHCP clients in\n{leases}");
     Ok(())
 }
 
@@ -41,7 +36,8 @@ fn is_the_same_booted(suite: &Suite, spec: &Spec) -> Result<()> {
     lab.streams("m", "s", "booted")?;
     lab.is_as_its_topology_says()?;
     let view = "nproc; cat /etc/machine-id; lspci 2>/dev/null; ls /sys/bus/pci/devices; ip -br address | awk '{print $1, $2, $3}'; \
-                systemctl is-system-running; systemctl list-units --type=service --state=running --no-legend --plain | cut -d' ' -f1";
+                systemctl is-system-running; systemctl list-units --type=service --state=running --no-legend --plain | cut -d' ' -f1 | \
+                grep -v systemd-networkd";
     let booted = lab.exec_everywhere(view)?;
     suite.pgprov(["destroy", "--yes", spec.name]).limit(120).ok()?;
     let copied = suite.pgprov(["up"]).args([&file]).limit(UP_LIMIT).ok();
@@ -49,6 +45,28 @@ fn is_the_same_booted(suite: &Suite, spec: &Spec) -> Result<()> {
     ensure!(lab.made.stderr.contains("m waking up"), "expected hosts to be copied:\n{}", lab.made);
     let copied = lab.exec_everywhere(view)?;
     ensure!(booted == copied, "expected the same, booted:\n{booted:#?}\ncopied:\n{copied:#?}");
+    asks_for_its_addresses(suite, &lab)
+}
+
+/// Copies are told their addresses. Whoever starts networkd there, or boots them, has the same ones from the DHCP server, which takes no
+/// two of them for the same client.
+fn asks_for_its_addresses(suite: &Suite, lab: &Lab) -> Result<()> {
+    let addresses = "ip -br -4 address | awk '{print $1, $3}'";
+    let told = lab.exec_everywhere(addresses)?;
+    let bound = "systemctl start systemd-networkd; for try in $(seq 100); do \
+                 [ $(ls /run/systemd/netif/leases | wc -l) = 2 ] && exit; sleep 0.2; done; networkctl status -a; exit 1";
+    lab.exec_everywhere(bound)?;
+    let asked = lab.exec_everywhere(addresses)?;
+    ensure!(told == asked, "expected the same addresses, told:\n{told:#?}\nasked for:\n{asked:#?}");
+    for network in ["data", "mgmt"] {
+        let leases = suite.virsh(["net-dhcp-leases", &format!("pgprov-{}-{network}", lab.name)]).ok()?.stdout;
+        let clients: BTreeSet<&str> = leases
+            .lines()
+            .filter(|line| line.contains("52:54:00:"))
+            .filter_map(|line| line.split_whitespace().last())
+            .collect();
+        ensure!(clients.len() == told.len(), "expected {} different DHCP clients in\n{leases}", told.len());
+    }
     Ok(())
 }
 

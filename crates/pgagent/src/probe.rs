@@ -220,6 +220,10 @@ pub fn watch<E: Send + 'static>(
                 if wanted.wait_for(|wanted| *wanted).await.is_err() {
                     return;
                 }
+                // Nothing goes by the answer before the other one was silent for several of these, and a standby that has just
+                // come in sync, and its primary, have enough to do.
+                tokio::time::sleep(config.times().heartbeat()).await;
+                continue;
             }
             let (probe, class, took) = probe(&config, &identity, of, &mut session).await;
             if events.send(event(probe, class, took)).await.is_err() {

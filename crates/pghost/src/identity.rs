@@ -3,8 +3,10 @@
 //! A machine that boots without a name is a template: it waits here, is saved with its memory, and whatever is made of it wakes
 //! up at this place and is told on the port who it is. It says `waiting` and reads, up to a line `end`:
 //!   hostname NAME            machine-id HEX         boot-id UUID        uuid UUID     clock TIME      entropy BASE64
-//!   interface NAME MAC       authorized-key LINE    host-key LINE       host-private-key BASE64
+//!   interface NAME MAC ADDRESS/PREFIX               authorized-key LINE host-key LINE       host-private-key BASE64
 //! It answers `done` (`failed WORD: CAUSE` before that for each line it could not follow). Network cables are plugged in after that.
+//! The addresses are those that DHCP would give it, which takes networkd a fifth of a second of an emulated processor, and more of the
+//! others': it comes with the next boot, or whoever starts it.
 //!
 //! All of it without a process: nothing of a machine that was just restored is translated yet when it is emulated, and each
 //! program that starts costs it a tenth of a second.
@@ -12,9 +14,13 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
+    net::Ipv4Addr,
     os::{
         fd::AsRawFd as _,
-        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        unix::{
+            fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+            net::UnixDatagram,
+        },
     },
     path::{Path, PathBuf},
     process::Command,
@@ -33,9 +39,11 @@ const NAME_AT_BOOT: &str = "/run/credentials/@system/system.hostname";
 const KNOWN: &str = "/run/pgprov-identity";
 /// What a machine that boots does.
 const AT_BOOT: &str = "/usr/lib/pgprov/identity";
-/// Reads what hosts will need.
+/// Reads what hosts will need, and ends what they would have to begin anew.
 const WARM: &str = "/usr/lib/pgprov/warm";
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
+/// Where the journal is written to.
+const JOURNAL: &str = "/run/systemd/journal/socket";
 const MACHINE_ID: &str = "/etc/machine-id";
 /// What the kernel calls this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -113,10 +121,10 @@ fn follow(word: &str, rest: &str) -> io::Result<()> {
         "uuid" => give_uuid(rest),
         "clock" => set_clock(wire::duration(rest).ok_or_else(|| invalid(rest))?),
         "entropy" => fs::write("/dev/urandom", rest),
-        "interface" => {
-            let (name, address) = rest.split_once(' ').ok_or_else(|| invalid(rest))?;
-            set_address(name, address)
-        }
+        "interface" => match rest.split(' ').collect::<Vec<_>>()[..] {
+            [name, hardware, address] => give_addresses(name, hardware, address),
+            _ => Err(invalid(rest)),
+        },
         "authorized-key" => authorize(rest),
         "host-key" => fs::write(format!("{HOST_KEY}.pub"), format!("{rest}\n")),
         "host-private-key" => {
@@ -128,7 +136,8 @@ fn follow(word: &str, rest: &str) -> io::Result<()> {
 
 /// After all lines: what has to come last.
 fn finish() -> io::Result<()> {
-    // The journal so far is that of the template, under its machine id. systemd starts the daemon anew.
+    // A journal that there is would be that of the template, under its machine id; systemd starts its daemon anew. Usually there is
+    // none, and the first message starts it.
     for journal in fs::read_dir("/run/log/journal").into_iter().flatten().flatten() {
         match journal.file_type()?.is_dir() {
             true => fs::remove_dir_all(journal.path())?,
@@ -136,6 +145,9 @@ fn finish() -> io::Result<()> {
         }
     }
     end("/sys/fs/cgroup/system.slice/systemd-journald.service/cgroup.procs");
+    // Nobody waits for it, and nothing is lost without it.
+    let _ =
+        UnixDatagram::unbound()?.send_to(b"PRIORITY=6\nSYSLOG_IDENTIFIER=pghost\nMESSAGE=copied\n", JOURNAL);
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     // Sizes in sectors: of the disk, and of the file system.
     if number("/sys/class/block/vda/size") > number("/usr/lib/pgprov/sectors") {
@@ -220,27 +232,58 @@ fn private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// Gives an interface its hardware address.
+/// Gives an interface its hardware address and, as `ADDRESS/PREFIX`, the other one.
+fn give_addresses(name: &str, hardware: &str, address: &str) -> io::Result<()> {
+    let mac: Vec<u8> = hardware.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
+    let (6, Some((address, mask))) = (mac.len(), address_and_mask(address)) else {
+        return Err(invalid(&format!("{hardware} {address}")));
+    };
+    set_interface(name, libc::SIOCSIFHWADDR, |request| {
+        let mut hardware = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+        fill(&mut hardware.sa_data, &mac);
+        request.ifr_ifru.ifru_hwaddr = hardware;
+    })?;
+    for (call, address) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask)] {
+        set_interface(name, call, |request| {
+            let mut inet = libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: [0; 14] };
+            // After the port.
+            fill(&mut inet.sa_data[2..], &address.octets());
+            request.ifr_ifru.ifru_addr = inet;
+        })?;
+    }
+    // As networkd is told to have it: no address of IPv6 is made up, and nobody is asked for one.
+    fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1")?;
+    set_interface(name, libc::SIOCSIFFLAGS, |request| {
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    })
+}
+
+fn address_and_mask(text: &str) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let (address, prefix) = text.split_once('/')?;
+    let mask = u32::MAX.checked_shl(32_u32.checked_sub(prefix.parse().ok()?)?).unwrap_or(0);
+    Some((address.parse().ok()?, mask.into()))
+}
+
+/// Changes one thing of an interface.
 #[expect(unsafe_code, reason = "rustix has no such call")]
-fn set_address(name: &str, address: &str) -> io::Result<()> {
-    let parts: Vec<u8> = address.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
-    if parts.len() != 6 || name.len() >= libc::IFNAMSIZ {
-        return Err(invalid(address));
+fn set_interface(name: &str, call: libc::Ioctl, value: impl FnOnce(&mut libc::ifreq)) -> io::Result<()> {
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(invalid(name));
     }
     let socket = net::socket(net::AddressFamily::INET, net::SocketType::DGRAM, None)?;
     // SAFETY: all of it is numbers, for which zeros are fine.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
-    let mut hardware = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
-    for (to, from) in hardware.sa_data.iter_mut().zip(parts) {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_hwaddr = hardware;
+    fill(&mut request.ifr_name, name.as_bytes());
+    value(&mut request);
     // SAFETY: the socket is open, and the request is the structure that this call reads.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFHWADDR, &raw const request) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), call, &raw const request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn fill(to: &mut [libc::c_char], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.cast_signed();
+    }
 }
 
 fn invalid(what: &str) -> io::Error {
@@ -250,6 +293,17 @@ fn invalid(what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_with_its_prefix() {
+        let pair = |address: [u8; 4], mask: [u8; 4]| Some((address.into(), mask.into()));
+        assert_eq!(address_and_mask("10.1.2.3/20"), pair([10, 1, 2, 3], [255, 255, 240, 0]));
+        assert_eq!(address_and_mask("10.1.2.3/32"), pair([10, 1, 2, 3], [255; 4]));
+        assert_eq!(address_and_mask("10.1.2.3/0"), pair([10, 1, 2, 3], [0; 4]));
+        for text in ["10.1.2.3", "10.1.2.3/33", "10.1.2/24", "10.1.2.3/-1", ""] {
+            assert_eq!(address_and_mask(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_uuid_in_the_table_of_the_firmware() {

@@ -25,6 +25,8 @@ use rustix::{
 
 use crate::{identity, port::Port};
 
+/// Priority of scripts that come after the services of their host.
+const NICE: i32 = 10;
 /// How often it is looked whether the script has ended while a program that it left behind still has its output.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// How long a script that wrote something is silent before that is sent.
@@ -169,6 +171,10 @@ fn begin(request: &Request, waiting: Option<Shell>) -> io::Result<Option<Running
     drop(file);
     // What brings something with it is started anew: it gets that, and another priority.
     if let Some(shell) = waiting.filter(|_| request.input.is_empty()) {
+        // What is asked of a host that goes on with its memory is how its services do, and that they have to get to first.
+        if request.clock.is_some() {
+            setpriority_pgrp(Some(Pid::from_child(&shell.process)), NICE)?;
+        }
         match shell.run(script) {
             Ok(running) => return Ok(Some(running)),
             Err(same) => script = same,

@@ -27,7 +27,7 @@ use tera::{Context, Tera};
 
 use self::{
     misuse::{misuse, same_users, template_finding},
-    order::{deadlock, waits_for},
+    order::{deadlock, roles_of, waits_for},
     text::{chain, header, hosts_lines, kept_slots, sources},
 };
 use crate::{
@@ -372,48 +372,31 @@ impl Roles {
             }
             _ => None,
         };
-        let manifests = self.roles_of(host)?;
+        let manifests = roles_of(&self.manifests, host)?;
         for manifest in &manifests {
-            let (role, binaries) = (manifest.role.as_str(), &self.binaries);
-            let scope = Scope { tera, context: &context, lab, host: &host.name, role, binaries };
+            let scope = self.scope(tera, &context, lab, host, manifest);
             if scope.holds(manifest.when.as_deref())? {
                 scope.add_role(manifest, &mut rendered)?;
             }
         }
-        rendered.waits_for = waits_for(lab, host, &manifests);
+        rendered.waits_for = waits_for(lab, host, &manifests, |manifest, other| {
+            let mut context = context.clone();
+            context.insert("other", other);
+            self.scope(tera, &context, lab, host, manifest).holds(manifest.after_if.as_deref())
+        })?;
         rendered.together = manifests.iter().any(|manifest| manifest.together);
         Ok(rendered)
     }
 
-    /// The roles of a host in order, each once, after those that it uses and those of the host that it comes after.
-    fn roles_of<'a>(&'a self, host: &'a Host) -> Result<Vec<&'a Manifest>, RenderError> {
-        let (mut begun, mut all) = (BTreeSet::new(), Vec::new());
-        for role in &host.roles {
-            self.collect(host, role, &mut begun, &mut all)?;
-        }
-        Ok(all)
-    }
-
-    /// Roles that use each other in a circle end it where it began.
-    fn collect<'a>(
+    fn scope<'a>(
         &'a self,
-        host: &Host,
-        name: &'a str,
-        begun: &mut BTreeSet<&'a str>,
-        all: &mut Vec<&'a Manifest>,
-    ) -> Result<(), RenderError> {
-        let manifest = self.manifests.get(name).ok_or_else(|| RenderError {
-            what: format!("host {}", host.name),
-            cause: format!("no role `{name}`"),
-        })?;
-        if begun.insert(&manifest.role) {
-            let earlier = manifest.after.iter().filter(|role| host.has_role(role));
-            for role in manifest.uses.iter().chain(earlier) {
-                self.collect(host, role, begun, all)?;
-            }
-            all.push(manifest);
-        }
-        Ok(())
+        tera: &'a Tera,
+        context: &'a Context,
+        lab: &'a Lab,
+        host: &'a Host,
+        manifest: &'a Manifest,
+    ) -> Scope<'a> {
+        Scope { tera, context, lab, host: &host.name, role: &manifest.role, binaries: &self.binaries }
     }
 }
 

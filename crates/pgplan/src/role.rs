@@ -28,6 +28,8 @@ pub struct Manifest {
     /// configured; on this host they are applied before this one.
     #[serde(default)]
     pub after: Vec<String>,
+    /// Tera condition over `other`, a host that has such a role: those for which it does not hold need not be ready. Without it, all do.
+    pub after_if: Option<String>,
     /// Whether hosts with this role need each other before one of them is ready: none is held back until another one is done.
     #[serde(default)]
     pub together: bool,

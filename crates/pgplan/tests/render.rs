@@ -364,6 +364,36 @@ fn roles_use_roles() {
     assert_eq!(bad[0].1[0].message, "uses: there is no role `gone`");
 }
 
+#[test]
+fn a_role_says_which_of_the_hosts_it_comes_after() {
+    let sources = Sources {
+        roles: [
+            ("base.yaml", "role: base\nsummary: s\n"),
+            ("server.yaml", "role: server\nsummary: s\n"),
+            ("some.yaml", "role: some\nsummary: s\nafter: [server]\nafter_if: other.name != \"b\"\n"),
+            ("all.yaml", "role: all\nsummary: s\nafter: [server]\n"),
+            ("bad.yaml", "role: bad\nsummary: s\nafter: [server]\nafter_if: nothing.here\n"),
+        ]
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        .into(),
+        ..Sources::default()
+    };
+    let roles = Roles::parse(&sources).unwrap();
+    let rendered = |roles_of_c: &str| {
+        let hosts =
+            format!("a: {{ roles: [server] }}, b: {{ roles: [server] }}, c: {{ roles: [{roles_of_c}] }}");
+        let (topology, _) =
+            schema::load::<Topology>(&format!("lab: x\nhosts: {{ {hosts} }}"), Limits::default()).finish();
+        let lab = lab::derive(&topology.unwrap(), &Pins::new());
+        roles.render(&lab, &masked(&lab)).map(|hosts| hosts[2].waits_for.clone())
+    };
+    assert_eq!(rendered("some").unwrap(), ["a"]);
+    assert_eq!(rendered("all").unwrap(), ["a", "b"]);
+    assert_eq!(rendered("some, all").unwrap(), ["a", "b"]);
+    let error = rendered("bad").unwrap_err().to_string();
+    assert!(error.starts_with("rendering nothing.here of role bad on c: "), "{error}");
+}
+
 /// On one host a role comes after those that it is `after`, whatever the order of the topology.
 #[test]
 fn hosts_that_need_each_other_do_not_wait_for_each_other() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{RenderError, Roles, Scope, of_host};
+use super::{RenderError, Roles, Scope, of_host, order::roles_of};
 use crate::{
     check::{Known, RoleInfo},
     lab::{self, Lab, Pins},
@@ -27,7 +27,7 @@ impl Roles {
         let (mut users, mut passwords) = (Vec::new(), BTreeSet::new());
         for host in &lab.hosts {
             let context = of_host(&lab, host);
-            for manifest in self.roles_of(host)?.into_iter().filter(|it| asks(it)) {
+            for manifest in roles_of(&self.manifests, host)?.into_iter().filter(|it| asks(it)) {
                 let (role, binaries) = (manifest.role.as_str(), &self.binaries);
                 let scope =
                     Scope { tera: &tera, context: &context, lab: &lab, host: &host.name, role, binaries };
