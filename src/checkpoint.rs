@@ -471,40 +471,27 @@ fn go_back(
     })?;
     // All at once: nothing slow comes between the first and the last.
     each(&hosts, |host| Ok(libvirt.start_host(&world.fleet.lab.name, &host.name)?))?;
-    thread::scope(|scope| {
-        let noted = scope.spawn(|| note(state, checkpoint));
-        go_on(world, &hosts, checkpoint, line)?;
-        noted.join().map_err(|_| anyhow!("the thread that notes it panicked"))?
-    })?;
-    let store = Store::new(state);
-    store.end()?;
-    store.sweep(libvirt, true)
-}
-
-/// Notes what the lab has gone back to.
-fn note(state: &LabState, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    // Before anybody logs in to them.
     state.write(&state.known_hosts(), checkpoint.known_hosts.as_bytes())?;
     state.write(&state.topology(), checkpoint.topology.as_bytes())?;
     // Memory, disks and definitions are those of a lab without faults; see save().
-    fault::Store::new(state).forget()
-}
-
-/// Waits until hosts that were just resumed have the right time, and all is as it was.
-fn go_on(world: &World, hosts: &[&Host], checkpoint: &Checkpoint, line: &Line) -> anyhow::Result<()> {
+    fault::Store::new(state).forget()?;
     if !checkpoint.calm {
         line.now("setting clocks");
         // All have the same time again before the first is told that it jumped.
-        each(hosts, |host| tell(world, host, &mut None, "", true))?;
+        each(&hosts, |host| tell(world, host, &mut None, "", true))?;
     }
     line.now("waiting until services and replication are as they should be");
-    let sessions = Mutex::new(each(hosts, |host| verify(world, host, checkpoint.calm))?);
-    each(hosts, |host| {
+    let sessions = Mutex::new(each(&hosts, |host| verify(world, host, checkpoint.calm))?);
+    each(&hosts, |host| {
         let mut session = sessions.lock().ok().and_then(|mut sessions| sessions.remove(&host.name)?);
         let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
         // The time it was given took as long to arrive as the host needed to wake up.
         tell(world, host, &mut session, &rendered.timeouts(true), true)
-    })
-    .map(drop)
+    })?;
+    let store = Store::new(state);
+    store.end()?;
+    store.sweep(libvirt, true)
 }
 
 /// Switches one host off, if it runs, and makes what its memory is restored with: a new layer of its disk, and its definition.

@@ -5,8 +5,8 @@
 //!   hostname NAME            machine-id HEX         boot-id UUID        uuid UUID     clock TIME      entropy BASE64
 //!   interface NAME MAC ADDRESS/PREFIX               authorized-key LINE host-key LINE       host-private-key BASE64
 //! It answers `done` (`failed WORD: CAUSE` before that for each line it could not follow). Network cables are plugged in after that.
-//! The addresses are those that DHCP would give it, which takes networkd a fifth of a second of an emulated processor, and more of the
-//! others': it comes with the next boot, or whoever starts it.
+//! The IPv4 addresses are those that DHCP would give it. To ask takes an emulated processor a fifth of a second: networkd comes with the
+//! next boot, or when somebody starts it.
 //!
 //! All of it without a process: nothing of a machine that was just restored is translated yet when it is emulated, and each
 //! program that starts costs it a tenth of a second.
@@ -232,7 +232,7 @@ fn private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// Gives an interface its hardware address and, as `ADDRESS/PREFIX`, the other one.
+/// Gives an interface its hardware address and, as `ADDRESS/PREFIX`, its IPv4 address, and brings it up.
 fn give_addresses(name: &str, hardware: &str, address: &str) -> io::Result<()> {
     let mac: Vec<u8> = hardware.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
     let (6, Some((address, mask))) = (mac.len(), address_and_mask(address)) else {

@@ -25,8 +25,8 @@ use rustix::{
 
 use crate::{identity, port::Port};
 
-/// Priority of scripts that come after the services of their host.
-const NICE: i32 = 10;
+/// Nice value of scripts that come after the services of their host, whose own is 0.
+const AFTER_SERVICES: i32 = 10;
 /// How often it is looked whether the script has ended while a program that it left behind still has its output.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// How long a script that wrote something is silent before that is sent.
@@ -171,10 +171,7 @@ fn begin(request: &Request, waiting: Option<Shell>) -> io::Result<Option<Running
     drop(file);
     // What brings something with it is started anew: it gets that, and another priority.
     if let Some(shell) = waiting.filter(|_| request.input.is_empty()) {
-        // What is asked of a host that goes on with its memory is how its services do, and that they have to get to first.
-        if request.clock.is_some() {
-            setpriority_pgrp(Some(Pid::from_child(&shell.process)), NICE)?;
-        }
+        give_priority(request, &shell.process)?;
         match shell.run(script) {
             Ok(running) => return Ok(Some(running)),
             Err(same) => script = same,
@@ -184,11 +181,19 @@ fn begin(request: &Request, waiting: Option<Shell>) -> io::Result<Option<Running
     input.write_all(&request.input)?;
     input.rewind()?;
     let (process, output) = shell(&[script.0.as_os_str()], input.into())?;
-    // Questions are short. What brings something with it changes the host, may take long, and is no more than the services here.
-    if !request.input.is_empty() {
-        setpriority_pgrp(Some(Pid::from_child(&process)), 0)?;
-    }
+    give_priority(request, &process)?;
     Ok(Some(Running { process, output, script }))
+}
+
+/// Questions are short, and come before the services here. What brings something with it changes the host, may take long, and is no more
+/// than they are. And what is asked of a host that goes on with its memory is how they do, which they have to get to first.
+fn give_priority(request: &Request, process: &Child) -> io::Result<()> {
+    let nice = match (request.input.is_empty(), request.clock) {
+        (false, _) => 0,
+        (true, Some(_)) => AFTER_SERVICES,
+        (true, None) => return Ok(()),
+    };
+    Ok(setpriority_pgrp(Some(Pid::from_child(process)), nice)?)
 }
 
 /// Memory; only tests run where that is not theirs.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use pgplan::{
     host::{Facts, HostPlan, apply, facts},
     lab::{self, Lab, Pins},
-    render::{RenderedHost, Roles, Sources},
+    render::{RenderError, RenderedHost, Roles, Sources},
     schema,
     secrets::Secrets,
     topology::Topology,
@@ -364,63 +364,53 @@ fn roles_use_roles() {
     assert_eq!(bad[0].1[0].message, "uses: there is no role `gone`");
 }
 
+/// Roles by the text of their manifests after `role:` and `summary:`.
+fn roles_of(manifests: &[(&str, &str)]) -> Roles {
+    let role =
+        |(name, rest): &(&str, &str)| (format!("{name}.yaml"), format!("role: {name}\nsummary: s\n{rest}"));
+    let roles = manifests.iter().map(role).collect();
+    Roles::parse(&Sources { roles, ..Sources::default() }).unwrap()
+}
+
+/// What a lab of these hosts, as in a topology, is rendered to.
+fn hosts_with(roles: &Roles, hosts: &str) -> Result<Vec<RenderedHost>, RenderError> {
+    let text = format!("lab: x\nhosts: {{ {hosts} }}");
+    let (topology, _) = schema::load::<Topology>(&text, Limits::default()).finish();
+    let lab = lab::derive(&topology.unwrap(), &Pins::new());
+    roles.render(&lab, &masked(&lab))
+}
+
 #[test]
 fn a_role_says_which_of_the_hosts_it_comes_after() {
-    let sources = Sources {
-        roles: [
-            ("base.yaml", "role: base\nsummary: s\n"),
-            ("server.yaml", "role: server\nsummary: s\n"),
-            ("some.yaml", "role: some\nsummary: s\nafter: [server]\nafter_if: other.name != \"b\"\n"),
-            ("all.yaml", "role: all\nsummary: s\nafter: [server]\n"),
-            ("bad.yaml", "role: bad\nsummary: s\nafter: [server]\nafter_if: nothing.here\n"),
-        ]
-        .map(|(name, text)| (name.to_owned(), text.to_owned()))
-        .into(),
-        ..Sources::default()
-    };
-    let roles = Roles::parse(&sources).unwrap();
-    let rendered = |roles_of_c: &str| {
+    let roles = roles_of(&[
+        ("base", ""),
+        ("server", ""),
+        ("some", "after: [server]\nafter_if: other.name != \"b\"\n"),
+        ("all", "after: [server]\n"),
+        ("bad", "after: [server]\nafter_if: nothing.here\n"),
+    ]);
+    let waits_for = |roles_of_c: &str| {
         let hosts =
             format!("a: {{ roles: [server] }}, b: {{ roles: [server] }}, c: {{ roles: [{roles_of_c}] }}");
-        let (topology, _) =
-            schema::load::<Topology>(&format!("lab: x\nhosts: {{ {hosts} }}"), Limits::default()).finish();
-        let lab = lab::derive(&topology.unwrap(), &Pins::new());
-        roles.render(&lab, &masked(&lab)).map(|hosts| hosts[2].waits_for.clone())
+        hosts_with(&roles, &hosts).map(|hosts| hosts[2].waits_for.clone())
     };
-    assert_eq!(rendered("some").unwrap(), ["a"]);
-    assert_eq!(rendered("all").unwrap(), ["a", "b"]);
-    assert_eq!(rendered("some, all").unwrap(), ["a", "b"]);
-    let error = rendered("bad").unwrap_err().to_string();
+    assert_eq!(waits_for("some").unwrap(), ["a"]);
+    assert_eq!(waits_for("all").unwrap(), ["a", "b"]);
+    assert_eq!(waits_for("some, all").unwrap(), ["a", "b"]);
+    let error = waits_for("bad").unwrap_err().to_string();
     assert!(error.starts_with("rendering nothing.here of role bad on c: "), "{error}");
 }
 
 /// On one host a role comes after those that it is `after`, whatever the order of the topology.
 #[test]
 fn hosts_that_need_each_other_do_not_wait_for_each_other() {
-    let sources = Sources {
-        roles: [
-            ("base.yaml", "role: base\nsummary: s\n"),
-            (
-                "vote.yaml",
-                "role: vote\nsummary: s\ntogether: true\nfiles: [{ path: /etc/vote, content: v }]\n",
-            ),
-            (
-                "server.yaml",
-                "role: server\nsummary: s\nafter: [vote]\nfiles: [{ path: /etc/server, content: s }]\n",
-            ),
-            ("user.yaml", "role: user\nsummary: s\nafter: [server]\n"),
-        ]
-        .map(|(name, text)| (name.to_owned(), text.to_owned()))
-        .into(),
-        ..Sources::default()
-    };
-    let roles = Roles::parse(&sources).unwrap();
-    let rendered = |hosts: &str| {
-        let (topology, _) =
-            schema::load::<Topology>(&format!("lab: x\nhosts: {{ {hosts} }}"), Limits::default()).finish();
-        let lab = lab::derive(&topology.unwrap(), &Pins::new());
-        roles.render(&lab, &masked(&lab))
-    };
+    let roles = roles_of(&[
+        ("base", ""),
+        ("vote", "together: true\nfiles: [{ path: /etc/vote, content: v }]\n"),
+        ("server", "after: [vote]\nfiles: [{ path: /etc/server, content: s }]\n"),
+        ("user", "after: [server]\n"),
+    ]);
+    let rendered = |hosts: &str| hosts_with(&roles, hosts);
     let hosts = rendered("a: { roles: [server, vote] }, b: { roles: [vote] }, c: { roles: [user] }").unwrap();
     let paths: Vec<&str> = hosts[0].files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["/etc/vote", "/etc/server"]);
