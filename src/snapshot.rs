@@ -38,6 +38,8 @@ const IDLE: f64 = 0.05;
 const WATCH: Duration = Duration::from_millis(250);
 /// How long a machine that is idle, or was woken, may take to ask who it is, and then to learn it.
 const TALK: Duration = Duration::from_secs(60);
+/// How often one that is restored is looked at.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long another pgprov may take that copies a host of the same snapshot.
 const TURN: Duration = Duration::from_secs(120);
 
@@ -146,7 +148,7 @@ impl Copier<'_> {
     /// Restores the saved memory as that host, its cables pulled.
     fn wake(&self, host: &Host, xml: &str) -> anyhow::Result<()> {
         let memory = self.template.snapshot.volume(SnapshotPart::Memory);
-        let _mine = self.turn.lock().map_err(|_| anyhow::anyhow!("another host's thread panicked"))?;
+        let mine = self.turn.lock().map_err(|_| anyhow::anyhow!("another host's thread panicked"))?;
         let lock = durable::open_lock(&self.lock_dir.join(".snapshot.lock"))?;
         ensure!(
             durable::lock_until(&lock, Instant::now() + TURN)?,
@@ -159,7 +161,16 @@ impl Copier<'_> {
         }
         self.libvirt.write_saved_header(&memory, &header, &libvirt::unplugged(xml))?;
         let what = format!("host {} from the boot snapshot", host.name);
-        Ok(self.libvirt.restore_from(&what, &format!("{}/{memory}", self.pool_path), false)?)
+        let path = format!("{}/{memory}", self.pool_path);
+        thread::scope(|scope| {
+            let restored = scope.spawn(|| self.libvirt.restore_from(&what, &path, false));
+            // libvirt has read the domain when it is active, and its memory is that of every other: the next may come.
+            while !restored.is_finished() && !self.libvirt.is_active(&host.domain)? {
+                thread::sleep(LOOK);
+            }
+            drop((mine, lock));
+            restored.join().map_err(|_| anyhow::anyhow!("restoring panicked"))?.map_err(Into::into)
+        })
     }
 }
 

@@ -69,6 +69,8 @@ impl Drop for Image {
 /// When the last of all hosts was as far.
 #[derive(Clone, Copy, Default)]
 pub struct Reached {
+    /// It has been told who it is and its cables are plugged in: what `up` goes on from. Nothing for one that boots.
+    pub told: Duration,
     /// Its port for SSH takes connections: that of systemd, in images whose sshd starts with the first.
     pub open: Duration,
     /// Its sshd has greeted the first who came.
@@ -137,7 +139,7 @@ fn reach(address: SocketAddr, begun: Instant) -> anyhow::Result<Reached> {
             stream.set_read_timeout(Some(PATIENCE.1))?;
             let mut line = String::new();
             if BufReader::new(stream).read_line(&mut line).is_ok() && line.starts_with("SSH-") {
-                return Ok(Reached { open, greets: begun.elapsed() });
+                return Ok(Reached { told: Duration::ZERO, open, greets: begun.elapsed() });
             }
         }
         thread::sleep(PAUSE);
@@ -203,14 +205,19 @@ fn all_up(libvirt: &Libvirt, lab: &Lab, image_name: &str, way: Way) -> anyhow::R
             None => libvirt.start_host(&lab.name, &host.name)?,
             Some(copier) => copier.copy(host, &target)?,
         }
-        reach(address, begun)
+        let told = begun.elapsed();
+        Ok(Reached { told, ..reach(address, begun)? })
     };
     thread::scope(|scope| {
         let threads: Vec<_> = lab.hosts.iter().map(|host| scope.spawn(|| one(host))).collect();
         let mut last = Reached::default();
         for thread in threads {
             let host = thread.join().map_err(|_| anyhow::anyhow!("waiting for a host panicked"))??;
-            last = Reached { open: last.open.max(host.open), greets: last.greets.max(host.greets) };
+            last = Reached {
+                told: last.told.max(host.told),
+                open: last.open.max(host.open),
+                greets: last.greets.max(host.greets),
+            };
         }
         Ok(last)
     })

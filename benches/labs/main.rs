@@ -20,11 +20,12 @@ use bare::Way;
 use pgplan::{check, host::HostPlan, lab::Pins, machine::ImagePart, render::Roles, secrets::Secrets};
 
 /// What is measured in a round, in order.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "4 VMs bare, to the greeting of sshd",
     "the same 4 VMs bare, until all take connections for SSH",
     "the same 4 VMs copied from the boot snapshot, to the greeting",
     "the same copied, until all take connections",
+    "the same copied, until all are told who they are and plugged in, from where `up` goes on",
     "`pgprov up --boot` of lab.yaml",
     "`pgprov up` of lab.yaml, hosts copied",
     "`pgprov up` again, nothing to do",
@@ -55,6 +56,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted("up") {
         up(&pgprov, rounds())?;
+    }
+    if only.iter().any(|part| part == "hosts") {
+        hosts(&pgprov, rounds())?;
     }
     if wanted("ansible") {
         peers::edits(&pgprov)?;
@@ -93,13 +97,14 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     ];
     let _stock = bare::Image::upload(bare::STOCK, &stock)?;
     let _plain = bare::Image::upload(bare::PLAIN, &plain)?;
-    let mut times: [Vec<Duration>; 14] = Default::default();
+    let mut times: [Vec<Duration>; 15] = Default::default();
     for round in 1..=rounds {
         let [
             bare,
             bare_open,
             copied,
             copied_open,
+            copied_told,
             booted,
             whole,
             again,
@@ -119,6 +124,7 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
         let reached = bare::hosts(topology, &image, Way::Copy)?;
         copied.push(reached.greets);
         copied_open.push(reached.open);
+        copied_told.push(reached.told);
         booted.push(run(&["up", "--boot", "--no-checkpoint", "topologies/lab.yaml"])?);
         run(&["destroy", "lab", "--yes"])?;
         whole.push(run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?);
@@ -147,7 +153,7 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
         "| what | median s | min s | max s | ratio to bare boot | to that of plain packages | to that of a stock image |"
     );
     println!("|---|---|---|---|---|---|---|");
-    let [base, plain, stock] = [0, 12, 13].map(|index| median(&times[index]));
+    let [base, plain, stock] = [0, 13, 14].map(|index| median(&times[index]));
     for (name, times) in NAMES.iter().zip(&times) {
         let all = seconds(times);
         let (min, max) =
@@ -160,6 +166,34 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
             typical / stock
         );
     }
+    Ok(())
+}
+
+/// What `up` takes against booting the same VMs bare, without the rest, and so with more rounds.
+fn hosts(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
+    let state = tempfile::tempdir()?;
+    let topology = Path::new("topologies/lab.yaml");
+    let run = |args: &[&str]| timed(pgprov, state.path(), args);
+    run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?;
+    let image = bare::image_of("lab")?;
+    run(&["destroy", "lab", "--yes"])?;
+    let mut ratios = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    for round in 1..=rounds {
+        let bare = bare::hosts(topology, &image, Way::Boot)?.greets.as_secs_f64();
+        let copied = bare::hosts(topology, &image, Way::Copy)?;
+        let whole = run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?.as_secs_f64();
+        run(&["destroy", "lab", "--yes"])?;
+        let [told, open, greets] = [copied.told, copied.open, copied.greets].map(|time| time.as_secs_f64());
+        println!(
+            "round {round}: bare {bare:.1} s; copied: told {told:.1}, open {open:.1}, greets {greets:.1}; up {whole:.1}: {:.2} x",
+            whole / bare
+        );
+        for (ratios, time) in ratios.iter_mut().zip([told, open, greets, whole]) {
+            ratios.push(Duration::from_secs_f64(time / bare));
+        }
+    }
+    let [told, open, greets, whole] = ratios.map(|ratios| median(&ratios));
+    println!("medians, to bare boot: told {told:.2}, open {open:.2}, greets {greets:.2}, up {whole:.2}");
     Ok(())
 }
 

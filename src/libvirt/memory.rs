@@ -183,6 +183,16 @@ impl Libvirt {
         Ok(Duration::from_nanos(self.call(&format!("ask for the load of {domain}"), QUICK, ask)?.cpu_time))
     }
 
+    /// Whether a domain has a process, or is about to get one.
+    ///
+    /// # Errors
+    /// [`Error::Call`], [`Error::Timeout`].
+    pub fn is_active(&self, domain: &str) -> Result<bool> {
+        let name = domain.to_owned();
+        let ask = move |connect: &Connect| connect.lookup_domain_by_name(&name)?.is_active();
+        self.call(&format!("ask whether {domain} is active"), QUICK, ask)
+    }
+
     /// Memory of the hypervisor that a machine has in use.
     ///
     /// # Errors
