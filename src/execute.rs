@@ -5,6 +5,7 @@
 //! others, except those that wait for it.
 
 mod inside;
+mod looks;
 mod off;
 mod order;
 mod pipeline;
@@ -29,12 +30,14 @@ use pgplan::{
 };
 use tokio::sync::{Semaphore, watch};
 
-pub use self::{inside::set_clock, off::shut_down, turns::turns};
+pub use self::{inside::set_clock, looks::Look, off::shut_down, turns::turns};
 use self::{
+    looks::Looks,
     order::{boot_order, order},
     pipeline::{Pipeline, Progress, Skipped},
 };
 use crate::{
+    every::every,
     libvirt::Libvirt,
     observe::{self, Answer},
     snapshot::{self, Copier},
@@ -91,6 +94,9 @@ pub struct World {
     pub pinned: BTreeSet<String>,
 }
 
+/// How many networks, or hosts, are made at a time.
+const SIDE_BY_SIDE: usize = 8;
+
 /// The image under the disk of each host that has one, and the layer on top of it.
 pub type MadeFrom = BTreeMap<String, (String, u32)>;
 
@@ -145,13 +151,15 @@ enum End {
 }
 
 /// What became of hosts.
-pub struct Done {
+pub struct Done<T> {
     /// What each host cost that is as it should be.
     pub timings: Vec<Timing>,
     /// Hosts that answered, as they are now.
     pub answers: BTreeMap<String, Answer>,
     /// Hosts that are not as they should be.
     pub failures: Option<Failures>,
+    /// What hosts showed that were looked at.
+    pub seen: BTreeMap<String, T>,
 }
 
 /// Performs a step on the hypervisor. Every one may be repeated: a step that was done before does no harm.
@@ -208,6 +216,36 @@ pub fn step(world: &World, step: &Step, made_from: &MadeFrom) -> anyhow::Result<
         }
     };
     done.with_context(|| format!("could not {step}"))
+}
+
+/// Performs all steps that start no host, in order. Networks are made side by side, and so are disks and VMs of different hosts.
+///
+/// # Errors
+/// What libvirt said, with the first step that failed. Those beside it were done.
+pub fn steps(world: &World, steps: &[Step], made_from: &MadeFrom) -> anyhow::Result<()> {
+    let steps: Vec<&Step> = steps.iter().filter(|step| step.starts().is_none()).collect();
+    let class = |step: &Step| made_of(step).map(|(class, _)| class);
+    for alike in steps.chunk_by(|one, next| class(one).is_some() && class(one) == class(next)) {
+        let mut parts: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
+        for step in alike {
+            parts.entry(made_of(step).map_or("", |(_, part)| part)).or_default().push(step);
+        }
+        let parts: Vec<_> = parts.into_values().collect();
+        for parts in parts.chunks(SIDE_BY_SIDE) {
+            let done = every(parts, |steps| steps.iter().try_for_each(|part| step(world, part, made_from)));
+            done.into_iter().collect::<anyhow::Result<()>>()?;
+        }
+    }
+    Ok(())
+}
+
+/// Networks before all hosts, and the name of which one: what is made of one has nothing to do with another.
+fn made_of(step: &Step) -> Option<(bool, &str)> {
+    match step {
+        Step::CreateNetwork { network } | Step::StartNetwork { network } => Some((false, network)),
+        Step::CreateDisk { host } | Step::DefineHost { host } => Some((true, host)),
+        _ => None,
+    }
 }
 
 /// A host that cannot be copied is booted: a snapshot saves time and decides nothing.
@@ -330,17 +368,18 @@ impl Fleet {
 /// Brings hosts in line, all at the same time.
 ///
 /// `answers` has the hosts that were asked already; the others are started (when the plan says so) and asked here. All that
-/// can succeed has when it returns.
+/// can succeed has when it returns. Hosts are looked at as soon as what they show is what they will show then.
 ///
 /// # Errors
 /// A defect.
-pub async fn hosts(
+pub async fn hosts<T: Send + 'static>(
     fleet: &Arc<Fleet>,
     world: Option<Arc<World>>,
     plan: &Plan,
     mut answers: BTreeMap<String, Answer>,
     made_from: Arc<MadeFrom>,
-) -> anyhow::Result<Done> {
+    look: Option<Look<T>>,
+) -> anyhow::Result<Done<T>> {
     let starts: Vec<&str> = plan.steps.iter().filter_map(Step::starts).collect();
     let copies: Vec<&str> = plan.steps.iter().filter_map(Step::copies).collect();
     let fresh: Vec<&str> = plan.steps.iter().filter_map(Step::creates).collect();
@@ -415,17 +454,23 @@ pub async fn hosts(
     }
     let mut timings = Vec::new();
     let mut failures = Vec::new();
+    let mut looks = Looks::new(look, &fleet.lab, &work);
+    looks.begin(&mut answers);
     while let Some(task) = tasks.join_next().await {
-        match task.context("a host's thread ended unexpectedly")? {
-            (name, Ok((timing, answer))) => {
+        let (name, result) = task.context("a host's thread ended unexpectedly")?;
+        looks.ended(&name);
+        match result {
+            Ok((timing, answer)) => {
                 timings.push(timing);
                 answers.insert(name, answer);
             }
-            (name, Err(error)) => failures.push((name, error)),
+            Err(error) => failures.push((name, error)),
         }
+        looks.begin(&mut answers);
     }
+    let seen = looks.end(&mut answers).await;
     let failures = if failures.is_empty() { None } else { Some(gather(failures)) };
-    Ok(Done { timings, answers, failures })
+    Ok(Done { timings, answers, failures, seen })
 }
 
 fn end<T>(result: &anyhow::Result<T>) -> End {

@@ -32,7 +32,7 @@ use crate::{
     cli::Global,
     connect,
     error::{Error, Kind, Result},
-    execute::{self, Fleet, MadeFrom, Timing, World},
+    execute::{self, Fleet, Look, MadeFrom, Timing, World},
     fault,
     libvirt::Libvirt,
     machines,
@@ -70,6 +70,8 @@ pub struct Draft {
     fleet: Arc<Fleet>,
     place: Place,
     answers: BTreeMap<String, Answer>,
+    /// What hosts said of themselves when all was done, where that was asked.
+    seen: BTreeMap<String, status::Said>,
     state: Option<(LabState, Lock)>,
     /// Whether this run made the state directory.
     is_new: bool,
@@ -257,7 +259,8 @@ impl Draft {
         assets: &Assets,
     ) -> Self {
         let (plan, restart, answers) = (Plan::default(), Restart::default(), BTreeMap::new());
-        Self { plan, restart, fleet, place, answers, state, is_new, text, roles: assets.roles.clone() }
+        let (seen, roles) = (BTreeMap::new(), assets.roles.clone());
+        Self { plan, restart, fleet, place, answers, seen, state, is_new, text, roles }
     }
 
     /// Asks the hosts, and plans.
@@ -461,8 +464,8 @@ impl Draft {
         }
     }
 
-    /// Does what the plan says.
-    pub fn execute(&mut self) -> Result<Vec<Timing>> {
+    /// Does what the plan says. What [`Draft::status`] would ask is asked on the way, if it is wanted and nothing comes after.
+    pub fn execute(&mut self, is_shown: bool) -> Result<Vec<Timing>> {
         let Some((state, _)) = &self.state else { return Ok(Vec::new()) };
         // From here on the lab exists: keep what other commands need, even if the rest fails.
         state.write(&state.topology(), self.text.as_bytes())?;
@@ -473,14 +476,10 @@ impl Draft {
         connect::write_files(state, &self.fleet.lab)?;
         if let Place::Vms(vms) = &self.place {
             execute::shut_down(&vms.world, &self.plan, &self.answers);
-            for step in &self.plan.steps {
-                // Hosts are started one by one as their turn comes; see execute::hosts.
-                if step.starts().is_none() {
-                    execute::step(&vms.world, step, &vms.made_from)?;
-                }
-                if let Some(host) = step.stops() {
-                    self.answers.remove(host);
-                }
+            // Hosts are started one by one as their turn comes; see execute::hosts.
+            execute::steps(&vms.world, &self.plan.steps, &vms.made_from)?;
+            for host in self.plan.steps.iter().filter_map(plan::Step::stops) {
+                self.answers.remove(host);
             }
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -488,8 +487,12 @@ impl Draft {
         let vms = self.vms();
         let world = vms.map(|vms| Arc::clone(&vms.world));
         let made_from = Arc::new(vms.map(|vms| vms.made_from.clone()).unwrap_or_default());
-        let done = runtime.block_on(execute::hosts(&self.fleet, world, &self.plan, answers, made_from))?;
-        self.answers = done.answers;
+        let fleet = Arc::clone(&self.fleet);
+        let look: Look<_> = Arc::new(move |host, answer| status::look(&fleet.hosts, host, answer).ok());
+        let look = Some(look).filter(|_| is_shown && self.plan.turns.is_empty());
+        let hosts = execute::hosts(&self.fleet, world, &self.plan, answers, made_from, look);
+        let done = runtime.block_on(hosts)?;
+        (self.answers, self.seen) = (done.answers, done.seen);
         let mut failures = done.failures;
         if let Err(error) = execute::turns(&self.fleet, &self.plan.turns, &mut self.answers) {
             failures = Some(execute::Failures::with(failures, &error));
@@ -556,9 +559,9 @@ impl Draft {
     /// What `status` shows of the lab as it is now, the way hosts answered.
     pub fn status(&mut self) -> Vec<status::HostStatus> {
         let Some((state, _)) = &self.state else { return Vec::new() };
-        let answers = std::mem::take(&mut self.answers);
+        let (answers, seen) = (std::mem::take(&mut self.answers), std::mem::take(&mut self.seen));
         let vms = self.vms().map(|vms| (&vms.world.libvirt, &vms.infra));
-        status::collect(state, &self.fleet.lab, &self.fleet.hosts, vms, answers)
+        status::collect(state, &self.fleet.lab, &self.fleet.hosts, vms, answers, seen)
     }
 }
 

@@ -29,7 +29,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Graph) -> Result {
     let rendered = open.rendered(&assets)?;
     let vms = open.observe(global)?;
     let vms = vms.as_ref().map(|(libvirt, infra)| (libvirt, infra));
-    let hosts = status::collect(&open.state, &open.lab, &rendered, vms, BTreeMap::new());
+    let hosts = status::collect(&open.state, &open.lab, &rendered, vms, BTreeMap::new(), BTreeMap::new());
     let faults = crate::fault::Store::new(&open.state).list()?;
     let picture = picture(&open.lab, &hosts, &faults);
     let text = match args.format {

@@ -104,7 +104,7 @@ pub fn run(ui: &Ui, global: &Global, args: &Status) -> Result {
     let rendered = open.rendered(&assets)?;
     let vms = open.observe(global)?;
     let vms = vms.as_ref().map(|(libvirt, infra)| (libvirt, infra));
-    let hosts = collect(&open.state, &open.lab, &rendered, vms, BTreeMap::new());
+    let hosts = collect(&open.state, &open.lab, &rendered, vms, BTreeMap::new(), BTreeMap::new());
     let faults = crate::fault::Store::new(&open.state).list()?;
     if ui.json() {
         let faults: Vec<_> = faults.iter().map(fault::row).collect();
@@ -154,10 +154,22 @@ fn list(ui: &Ui, global: &Global) -> Result {
     Ok(())
 }
 
-/// What the status scripts of each host said, by role; or why it could not be asked.
-pub type Answers = BTreeMap<String, anyhow::Result<Map<String, Value>>>;
+/// What the status scripts of a host said, by role.
+pub type Said = Map<String, Value>;
 
-/// Asks all hosts at once: the way they answered before, else through the hypervisor, which spares an emulated host a login,
+/// The same of each host; or why it could not be asked.
+pub type Answers = BTreeMap<String, anyhow::Result<Said>>;
+
+/// What the status scripts of a host say now, asked the way it answered before.
+///
+/// # Errors
+/// It does not answer.
+pub fn look(rendered: &[RenderedHost], host: &str, answer: &Answer) -> anyhow::Result<Said> {
+    let scripts = scripts(rendered, host);
+    Ok(parts(&answer.read(&script(scripts), ANSWER)?, scripts))
+}
+
+/// Asks all hosts at once that were not `seen` a moment ago: the way they answered before, else through the hypervisor, which spares an emulated host a login,
 /// else over connections that are made.
 pub fn collect(
     state: &LabState,
@@ -165,16 +177,20 @@ pub fn collect(
     rendered: &[RenderedHost],
     vms: Option<(&Libvirt, &Infra)>,
     mut answered: BTreeMap<String, Answer>,
+    mut seen: BTreeMap<String, Said>,
 ) -> Vec<HostStatus> {
     let infra = vms.map(|(_, infra)| infra);
     let runs = |host: &&Host| infra.is_none() || domain_state(infra, host) == Some(DomainState::Running);
     let asked: Vec<&Host> = lab.hosts.iter().filter(runs).collect();
-    let ways = asked.iter().map(|host| (*host, answered.remove(&host.name)));
-    let said = every(ways, |(host, answer)| {
-        let scripts = scripts(rendered, &host.name);
-        if let Some(answer) = answer {
-            return Ok(parts(&answer.read(&script(scripts), ANSWER)?, scripts));
+    let ways = asked.iter().map(|host| (*host, answered.remove(&host.name), seen.remove(&host.name)));
+    let said = every(ways, |(host, answer, seen)| {
+        if let Some(seen) = seen {
+            return Ok(seen);
         }
+        if let Some(answer) = answer {
+            return look(rendered, &host.name, &answer);
+        }
+        let scripts = scripts(rendered, &host.name);
         let target = target(state, host)?;
         let by_port = vms.and_then(|(libvirt, _)| {
             let domain = observe::listening(libvirt, lab, &host.name)?;

@@ -91,7 +91,9 @@ pub fn run(ui: &Ui, global: &Global, args: &Up) -> Result {
             agreed.extend(disruptive);
         }
         let steps = draft.plan.steps.len() + draft.plan.turns.len();
-        let done = draft.execute()?;
+        // A checkpoint comes between, and stops the hosts.
+        let is_shown = !ui.json() && (args.no_checkpoint || !has_other_hosts);
+        let done = draft.execute(is_shown)?;
         changes += steps + done.iter().map(|timing| timing.changes).sum::<usize>();
         timings.extend(done);
         draft.observe_again()?;

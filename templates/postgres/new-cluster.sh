@@ -13,7 +13,7 @@ else
 fi
 {% if lab.failover.engine == "patroni" %}{% include "patroni/first-start.sh" %}{% endif -%}
 # For those who would look for what is in it.
-: >/run/pgprov/new-cluster
+echo "$seed" >/run/pgprov/new-cluster
 # A power cut after this must find all of it: what is in the directory first, then its name.
 sync -f {{ pg.data }}.new
 [ ! -d {{ pg.data }} ] || rmdir {{ pg.data }}

@@ -17,10 +17,7 @@ use std::{
     net::Ipv4Addr,
     os::{
         fd::AsRawFd as _,
-        unix::{
-            fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-            net::UnixDatagram,
-        },
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
     process::Command,
@@ -42,8 +39,6 @@ const AT_BOOT: &str = "/usr/lib/pgprov/identity";
 /// Reads what hosts will need, and ends what they would have to begin anew.
 const WARM: &str = "/usr/lib/pgprov/warm";
 const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
-/// Where the journal is written to.
-const JOURNAL: &str = "/run/systemd/journal/socket";
 const MACHINE_ID: &str = "/etc/machine-id";
 /// What the kernel calls this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -137,7 +132,7 @@ fn follow(word: &str, rest: &str) -> io::Result<()> {
 /// After all lines: what has to come last.
 fn finish() -> io::Result<()> {
     // A journal that there is would be that of the template, under its machine id; systemd starts its daemon anew. Usually there is
-    // none, and the first message starts it.
+    // none, and the first who has something to say starts it: a host that starts no service has none for that long.
     for journal in fs::read_dir("/run/log/journal").into_iter().flatten().flatten() {
         match journal.file_type()?.is_dir() {
             true => fs::remove_dir_all(journal.path())?,
@@ -145,9 +140,6 @@ fn finish() -> io::Result<()> {
         }
     }
     end("/sys/fs/cgroup/system.slice/systemd-journald.service/cgroup.procs");
-    // Nobody waits for it, and nothing is lost without it.
-    let _ =
-        UnixDatagram::unbound()?.send_to(b"PRIORITY=6\nSYSLOG_IDENTIFIER=pghost\nMESSAGE=copied\n", JOURNAL);
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     // Sizes in sectors: of the disk, and of the file system.
     if number("/sys/class/block/vda/size") > number("/usr/lib/pgprov/sectors") {

@@ -268,7 +268,9 @@ impl Node {
 
     fn claim(&self) -> Option<Claim> {
         let (incarnation, token) = self.claim_for?;
-        let (system, standby, timeline) = match self.server()? {
+        // What the data is does not change while the server starts: the others need not wait for that.
+        let server = if self.op == Some(Op::Start) { self.seen.as_ref() } else { self.server() };
+        let (system, standby, timeline) = match server? {
             Server::Up(up) => (up.system, up.recovery, up.timeline),
             Server::Down { system, standby, timeline, .. } => (*system, *standby, *timeline),
             Server::Absent => self.record().map(|record| (record.system, true, record.timeline))?,
