@@ -322,3 +322,35 @@ fn the_first_record_does_not_cut_off_a_standby_that_connects() {
     let (_, actions) = tell(&closed, 9000, node::Event::Received(Member::Data(Site::One), late));
     assert_eq!(gates(&actions), [(None, None)]);
 }
+
+/// An arbiter without memory waits for both hosts to say what their data is, and a new cluster for the arbiter.
+#[test]
+fn what_the_data_is_can_be_told_while_the_server_starts() {
+    let fresh = Node::start(None, Time(0)).0;
+    let down = Server::Down { standby: true, clean: true, system: 77, timeline: 1, wal: Lsn(200) };
+    let (starting, _) = tell(&fresh, 1000, node::Event::Observed(down));
+    assert_eq!(starting.op, Some(Op::Start));
+    let answer = pgagent_core::Answer {
+        session: starting.durable.session,
+        sent: Time(900),
+        lease: false,
+        incarnation: 1,
+        token: Some(9),
+        record: None,
+        wal: Lsn(0),
+        timing: TIMING,
+    };
+    let asked = node::Event::Received(Member::Arbiter, Message::Answer(answer));
+    let claims = |node: &Node| {
+        let claim = |action: node::Action| match action {
+            node::Action::Send(Member::Arbiter, Message::Beat(beat)) => Some(beat.claim),
+            _ => None,
+        };
+        let claim = tell(node, 1100, asked.clone()).1.into_iter().find_map(claim).flatten();
+        claim.map(|claim| (claim.system, claim.standby, claim.token))
+    };
+    assert_eq!(claims(&starting), Some((77, true, 9)));
+    // What other operations leave behind has to be looked at first.
+    let copying = Node { op: Some(Op::Copy), ..starting };
+    assert_eq!(claims(&copying), None);
+}

@@ -89,7 +89,12 @@ impl Postgresql {
     }
 
     /// Runs a query; the columns of its first row as text.
-    async fn ask(&self, query: &str) -> Result<Vec<Option<String>>, String> {
+    async fn ask(&self, query: &str) -> Result<Row, String> {
+        Ok(self.rows(query).await?.into_iter().next().unwrap_or_default())
+    }
+
+    /// Runs queries; the columns of all their rows as text.
+    async fn rows(&self, queries: &str) -> Result<Vec<Row>, String> {
         let mut slot = self.client.lock().await;
         if slot.as_ref().is_none_or(Client::is_closed) {
             let client = self.connect(AGENT).await?;
@@ -98,8 +103,8 @@ impl Postgresql {
             *slot = Some(client);
         }
         let Some(client) = slot.as_ref() else { return Err("not connected".to_owned()) };
-        let answer = timeout(STATEMENT, client.simple_query(query)).await;
-        let rows = match answer {
+        let answer = timeout(STATEMENT, client.simple_query(queries)).await;
+        let messages = match answer {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => {
                 if client.is_closed() {
@@ -112,13 +117,13 @@ impl Postgresql {
                 return Err(format!("PostgreSQL did not answer within {} s", STATEMENT.as_secs()));
             }
         };
-        let row = rows.into_iter().find_map(|message| match message {
+        let row = |message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
             }
             _ => None,
-        });
-        Ok(row.unwrap_or_default())
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
     }
 
     /// Whether the server takes a new connection: sessions that are there live on without a postmaster.
@@ -348,7 +353,10 @@ async fn end_former_sessions(client: &Client) -> Result<(), String> {
     timeout(STATEMENT, gone).await.map_err(|_| late())?
 }
 
-/// Has a statement planned, for as long as the session lasts.
+/// The columns of a row, as text.
+type Row = Vec<Option<String>>;
+
+/// Has statements planned, for as long as the session lasts.
 async fn prepare(client: &Client, statement: &str) -> Result<(), String> {
     let late = || format!("PostgreSQL planned nothing within {} s", STATEMENT.as_secs());
     let done = timeout(STATEMENT, client.simple_query(statement)).await.map_err(|_| late())?;
