@@ -79,7 +79,7 @@ verify-fresh:
 bench-ha: ## how long clients cannot write, by fault: ROUNDS runs of each
 	$(MAKE) verify-ha ARGS=times PGPROV_ROUNDS=$(or $(ROUNDS),20)
 
-bench: build image ## labs against bare VMs, ansible and Vagrant; ARGS: render, up, ansible, vagrant
+bench: build image ## labs against bare VMs, ansible and Vagrant; ARGS: render, up, hosts, ansible, vagrant
 	scripts/setup --no-start --vagrant --ansible
 	scripts/stock-image
 	scripts/plain-image
