@@ -4,12 +4,18 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Its name in the definition of the machine.
 const NAME: &str = "dev.pgprov.identity";
+
+/// How much sooner the words of somebody may be than the news that they came, and how often that is looked for.
+const ARRIVAL: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The port, open. Reading ends when the other side is gone.
 pub struct Port(File);
@@ -47,6 +53,19 @@ impl Port {
     pub fn greet(&mut self, word: &str) -> io::Result<()> {
         // Writing waits for the other side; reading does not.
         writeln!(self.0, "{word}")
+    }
+
+    /// Waits until the system knows that somebody is on the other side whose words were just read. They come by another queue than the
+    /// news of who came and went, and may be sooner. Whoever did go meanwhile is not waited for any longer than that.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn wait_for_sender(&self) -> io::Result<()> {
+        let deadline = Instant::now() + ARRIVAL;
+        while self.is_deserted()? && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Sends all of it, unless the other side goes meanwhile: whether it is still there.

@@ -129,6 +129,7 @@ impl Shell {
 }
 
 fn serve(port: &mut Port, request: &Request, waiting: Option<Shell>) -> io::Result<()> {
+    port.wait_for_sender()?;
     port.send(Answer::Start(request.id).line().as_bytes())?;
     let mut said = Said { id: request.id, bytes: Vec::new(), since: None };
     match begin(request, waiting) {
