@@ -239,11 +239,11 @@ pub fn steps(world: &World, steps: &[Step], made_from: &MadeFrom) -> anyhow::Res
     Ok(())
 }
 
-/// Networks before all hosts, and the name of which one: what is made of one has nothing to do with another.
-fn made_of(step: &Step) -> Option<(bool, &str)> {
+/// What is made, and the name of which one: what is made of one has nothing to do with another.
+fn made_of(step: &Step) -> Option<(&'static str, &str)> {
     match step {
-        Step::CreateNetwork { network } | Step::StartNetwork { network } => Some((false, network)),
-        Step::CreateDisk { host } | Step::DefineHost { host } => Some((true, host)),
+        Step::CreateNetwork { network } | Step::StartNetwork { network } => Some(("network", network)),
+        Step::CreateDisk { host } | Step::DefineHost { host } => Some(("host", host)),
         _ => None,
     }
 }

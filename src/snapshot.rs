@@ -164,8 +164,9 @@ impl Copier<'_> {
         let path = format!("{}/{memory}", self.pool_path);
         thread::scope(|scope| {
             let restored = scope.spawn(|| self.libvirt.restore_from(&what, &path, false));
-            // libvirt has read the domain when it is active, and its memory is that of every other: the next may come.
-            while !restored.is_finished() && !self.libvirt.is_active(&host.domain)? {
+            // libvirt has read the domain when it is active, and its memory is that of every other: the next may come. While that cannot
+            // be asked it may not.
+            while !restored.is_finished() && !self.libvirt.is_active(&host.domain).unwrap_or(false) {
                 thread::sleep(LOOK);
             }
             drop((mine, lock));

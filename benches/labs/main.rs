@@ -57,6 +57,7 @@ fn main() -> anyhow::Result<()> {
     if wanted("up") {
         up(&pgprov, rounds())?;
     }
+    // Part of `up`: only when it is asked for.
     if only.iter().any(|part| part == "hosts") {
         hosts(&pgprov, rounds())?;
     }
@@ -80,10 +81,7 @@ fn up(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     let state = tempfile::tempdir()?;
     let topology = Path::new("topologies/lab.yaml");
     let run = |args: &[&str]| timed(pgprov, state.path(), args);
-    // The image is copied to the pool once per machine, not once per lab: not part of either figure.
-    run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?;
-    let image = bare::image_of("lab")?;
-    run(&["destroy", "lab", "--yes"])?;
+    let image = image_in_pool(pgprov, state.path())?;
     let stock =
         std::env::var_os("PGPROV_STOCK").context("PGPROV_STOCK must name what scripts/stock-image made")?;
     let plain =
@@ -174,9 +172,7 @@ fn hosts(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     let state = tempfile::tempdir()?;
     let topology = Path::new("topologies/lab.yaml");
     let run = |args: &[&str]| timed(pgprov, state.path(), args);
-    run(&["up", "--no-checkpoint", "topologies/lab.yaml"])?;
-    let image = bare::image_of("lab")?;
-    run(&["destroy", "lab", "--yes"])?;
+    let image = image_in_pool(pgprov, state.path())?;
     let mut ratios = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     for round in 1..=rounds {
         let bare = bare::hosts(topology, &image, Way::Boot)?.greets.as_secs_f64();
@@ -195,6 +191,15 @@ fn hosts(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     let [told, open, greets, whole] = ratios.map(|ratios| median(&ratios));
     println!("medians, to bare boot: told {told:.2}, open {open:.2}, greets {greets:.2}, up {whole:.2}");
     Ok(())
+}
+
+/// Puts the image and its boot snapshot into the pool, and returns its name. That is done once per machine, not once per lab: it is
+/// no part of any figure.
+fn image_in_pool(pgprov: &Path, state: &Path) -> anyhow::Result<String> {
+    timed(pgprov, state, &["up", "--no-checkpoint", "topologies/lab.yaml"])?;
+    let image = bare::image_of("lab")?;
+    timed(pgprov, state, &["destroy", "lab", "--yes"])?;
+    Ok(image)
 }
 
 /// Seconds that `up` takes after `work_mem` was edited.

@@ -2,7 +2,7 @@
   -- what goes when the topology no longer has it. What was made by hand has no such comment.
   wanted (kind, name, mark) as (
     select null, null, null where false
-{% for user in lab.postgres.users %}    union all select 'user', '{{ user.name }}', 'pgprov: from the topology{% if user.member_of %}, member of {{ user.member_of | join(sep=", ") }}{% endif %}'
+{% for user in lab.postgres.users %}    union all select 'user', '{{ user.name }}', '{% include "postgres/objects-user-mark.txt" %}'
 {% endfor %}{% for database in lab.postgres.databases %}    union all select 'database', '{{ database.name }}', 'pgprov: from the topology{% if database.extensions %}, extensions {{ database.extensions | join(sep=", ") }}{% endif %}'
 {% endfor %}  ),
   marked (kind, name, mark) as (

@@ -23,9 +23,7 @@ alter role {{ name }} login password '{{ user.verifier }}';
 {% endfor %}
 alter role replicator replication;
 -- pg_rewind, which brings an old primary back, reads the source with these.
-grant execute on function pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), pg_read_binary_file(text),
-  pg_read_binary_file(text, bigint, bigint, boolean) to replicator;
-\if :{?is_new}
+{% include "postgres/objects-rewind.sql" %}\if :{?is_new}
 \else
 -- Users that the topology no longer has. What they own is not ours to throw away.
 do $$
@@ -57,9 +55,7 @@ select format('revoke %I from %I', membership, name) from wanted join marked usi
     and membership <> all (string_to_array(coalesce(substring(wanted.mark from ', member of (.*)$'), ''), ', ')) \gexec
 \endif
 {% for user in lab.postgres.users %}
-alter role {{ user.name }} {% for attribute in role_attributes %}{% if attribute in user.attributes %}{{ attribute }}{% else %}no{{ attribute }}{% endif %} {% endfor %};
-{% for group in user.member_of %}grant {{ group }} to {{ user.name }};
-{% endfor %}{% endfor %}
+{% include "postgres/objects-user.sql" %}{% endfor %}
 {% for database in lab.postgres.databases %}
 -- The image's own cluster has one to take.
 select 'alter database pgprov_spare rename to {{ database.name }}' from ({% include "postgres/spare.sql" %}) spare

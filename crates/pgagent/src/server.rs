@@ -25,6 +25,9 @@ const START: Duration = Duration::from_secs(60);
 /// as long as `wal_sender_timeout`.
 const FAST_STOP: Duration = Duration::from_secs(4);
 
+/// The columns of a row, as text.
+type Row = Vec<Option<String>>;
+
 /// The server of a data host.
 pub struct Postgresql {
     pub(crate) settings: Postgres,
@@ -353,13 +356,10 @@ async fn end_former_sessions(client: &Client) -> Result<(), String> {
     timeout(STATEMENT, gone).await.map_err(|_| late())?
 }
 
-/// The columns of a row, as text.
-type Row = Vec<Option<String>>;
-
 /// Has statements planned, for as long as the session lasts.
-async fn prepare(client: &Client, statement: &str) -> Result<(), String> {
+async fn prepare(client: &Client, statements: &str) -> Result<(), String> {
     let late = || format!("PostgreSQL planned nothing within {} s", STATEMENT.as_secs());
-    let done = timeout(STATEMENT, client.simple_query(statement)).await.map_err(|_| late())?;
+    let done = timeout(STATEMENT, client.simple_query(statements)).await.map_err(|_| late())?;
     done.map(drop).map_err(|error| describe(&error))
 }
 
