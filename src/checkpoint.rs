@@ -11,6 +11,7 @@
 //! What is under way is noted in the lab's state. A run that is killed is finished by the next `up`, `reset` or
 //! `checkpoint save`: see [`settle`].
 
+mod back;
 mod settle;
 mod verify;
 
@@ -18,31 +19,29 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    sync::Mutex,
     thread,
+    time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use pgplan::{
-    lab::{Host, Pins, disk_name},
-    machine::{self, BootImage, Volume, memory_name, overlay_volume},
+    lab::{Host, Pins},
+    machine::{self, BootImage, Volume, memory_name},
     observed::{DomainState, Infra, PoolSeen, VolumeSeen},
-    plan::{self, Plan},
+    render::RenderedHost,
     size::{Bytes, MIB},
-    topology::DiskFormat,
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::settle::settle;
-use self::verify::{PORT, tell, verify};
+use self::{back::go_back, verify::PORT};
 use crate::{
     clock, durable,
     every::every,
-    execute::{self, MadeFrom, World},
+    execute::World,
     fault,
-    libvirt::{self, Header, Libvirt},
+    libvirt::{Header, Libvirt},
     state::LabState,
-    ui::Line,
 };
 
 /// The checkpoint that `up` makes.
@@ -51,6 +50,10 @@ pub const READY: &str = "ready";
 const FORMAT: u32 = 1;
 /// Beyond the memory that hosts have in use: room for them to go on.
 const SPARE: u64 = 512 * MIB;
+/// How long hosts are left alone before their memory is saved: what was just asked of them leaves something to do, such as a shell for
+/// the next question, which they would do whenever they go on, with code that nobody has translated yet.
+const STILL: Duration = Duration::from_millis(300);
+
 /// A checkpoint, as its file in the lab's state says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -323,20 +326,28 @@ pub fn save(
     ensure!(layers.len() == hosts.len(), "a host has no disk of its own in the storage pool");
     store.begin(&Pending::Save { name: name.to_owned(), layers: layers.clone() })?;
     line.now(&format!("saving {} hosts with their memory", hosts.len()));
-    let calm = each(&hosts, |host| calm_down(world, infra, host)).is_ok();
+    let calm = each(&hosts, |host| whisper(world, infra, host, |rendered| rendered.timeouts(false))).is_ok();
+    // It only spares time later.
+    let _ = each(&hosts, |host| whisper(world, infra, host, RenderedHost::rest));
+    thread::sleep(STILL);
     write_memory(world, &hosts, name, &layers)?;
     let in_line = in_line.then(|| world.digest_of_hosts()).transpose()?;
     finish_save(world, state, name, text, &layers, in_line, calm)?;
     let checkpoint = store.find(name)?.context("the checkpoint was not written")?;
-    go_back(world, state, &checkpoint, &saved_memory(world, &checkpoint)?, &line)?;
+    let infra = world.libvirt.observe(&world.fleet.lab.name)?;
+    go_back(world, &infra, state, &checkpoint, &saved_memory(world, &checkpoint)?, &line)?;
     line.done(&format!("checkpoint {name} is made"));
     Ok(())
 }
 
-/// Nothing on the host goes by the clock from now on, if that can be.
-fn calm_down(world: &World, infra: &Infra, host: &Host) -> anyhow::Result<()> {
-    let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
-    let script = rendered.timeouts(false);
+/// Tells a host something before its memory is saved, if there is something to tell it.
+fn whisper(
+    world: &World,
+    infra: &Infra,
+    host: &Host,
+    what: impl Fn(&RenderedHost) -> String,
+) -> anyhow::Result<()> {
+    let script = what(world.fleet.rendered(&host.name).context("it has no roles")?);
     if script.is_empty() {
         return Ok(());
     }
@@ -429,7 +440,7 @@ pub fn reset(world: &World, infra: &Infra, state: &LabState, checkpoint: &Checkp
     for host in infra.domains.keys().filter(|host| world.fleet.lab.host(host).is_none()) {
         world.libvirt.remove_host(lab, host)?;
     }
-    go_back(world, state, checkpoint, &memory, &line)?;
+    go_back(world, infra, state, checkpoint, &memory, &line)?;
     line.done(&format!("the lab is as it was at checkpoint {}", checkpoint.name));
     Ok(())
 }
@@ -446,102 +457,6 @@ fn saved_memory(world: &World, checkpoint: &Checkpoint) -> anyhow::Result<BTreeM
 fn memory_of(world: &World, host: &Host, checkpoint: &Checkpoint) -> anyhow::Result<String> {
     let saved = checkpoint.hosts.get(&host.name).context("it is not in the checkpoint")?;
     Ok(memory_name(&world.fleet.lab.name, &host.name, saved.layer, &checkpoint.name))
-}
-
-/// Restores hosts; those that run are switched off. `memory` is what that of each begins with.
-fn go_back(
-    world: &World,
-    state: &LabState,
-    checkpoint: &Checkpoint,
-    memory: &BTreeMap<String, Header>,
-    line: &Line,
-) -> anyhow::Result<()> {
-    let libvirt = &world.libvirt;
-    line.now("restoring memory and disks");
-    let infra = libvirt.observe(&world.fleet.lab.name)?;
-    let mut networks = Plan::default();
-    plan::networks(&world.fleet.lab, &infra, &mut networks);
-    for step in &networks.steps {
-        execute::step(world, step, &MadeFrom::new())?;
-    }
-    let hosts: Vec<&Host> = world.fleet.lab.hosts.iter().collect();
-    each(&hosts, |host| {
-        prepare(world, &infra, host, checkpoint, &memory[&host.name])?;
-        restore(world, host, checkpoint, &memory[&host.name])
-    })?;
-    // All at once: nothing slow comes between the first and the last.
-    each(&hosts, |host| Ok(libvirt.start_host(&world.fleet.lab.name, &host.name)?))?;
-    // Before anybody logs in to them.
-    state.write(&state.known_hosts(), checkpoint.known_hosts.as_bytes())?;
-    state.write(&state.topology(), checkpoint.topology.as_bytes())?;
-    // Memory, disks and definitions are those of a lab without faults; see save().
-    fault::Store::new(state).forget()?;
-    if !checkpoint.calm {
-        line.now("setting clocks");
-        // All have the same time again before the first is told that it jumped.
-        each(&hosts, |host| tell(world, host, &mut None, "", true))?;
-    }
-    line.now("waiting until services and replication are as they should be");
-    let sessions = Mutex::new(each(&hosts, |host| verify(world, host, checkpoint.calm))?);
-    each(&hosts, |host| {
-        let mut session = sessions.lock().ok().and_then(|mut sessions| sessions.remove(&host.name)?);
-        let rendered = world.fleet.rendered(&host.name).context("it has no roles")?;
-        // The time it was given took as long to arrive as the host needed to wake up.
-        tell(world, host, &mut session, &rendered.timeouts(true), true)
-    })?;
-    let store = Store::new(state);
-    store.end()?;
-    store.sweep(libvirt, true)
-}
-
-/// Switches one host off, if it runs, and makes what its memory is restored with: a new layer of its disk, and its definition.
-fn prepare(
-    world: &World,
-    infra: &Infra,
-    host: &Host,
-    checkpoint: &Checkpoint,
-    header: &Header,
-) -> anyhow::Result<()> {
-    let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
-    let saved = checkpoint.hosts.get(&host.name).context("it is not in the checkpoint")?;
-    let memory = memory_of(world, host, checkpoint)?;
-    let path = |volume: &str| format!("{}/{volume}", hypervisor.pool_path);
-    let layer = infra.next_layer.get(&host.name).copied().unwrap_or(saved.layer + 1);
-    let make = || -> anyhow::Result<()> {
-        let (volume, below) =
-            (disk_name(&lab.name, &host.name, layer), disk_name(&lab.name, &host.name, saved.layer));
-        let disk = overlay_volume(&volume, lab.vm.disk, &path(&below), DiskFormat::Qcow2);
-        libvirt.create_disk(&lab.name, &host.name, layer, &disk)?;
-        libvirt.define_host(&lab.name, &host.name, &definition(world, host, saved, layer).xml)?;
-        let xml = libvirt.host_xml(&lab.name, &host.name)?;
-        ensure!(
-            libvirt::hardware(&header.xml) == libvirt::hardware(&xml),
-            "the saved machine has other hardware"
-        );
-        Ok(libvirt.write_saved_header(&memory, header, &xml)?)
-    };
-    thread::scope(|scope| {
-        // libvirt looks only every fifth of a second whether QEMU is gone: time for the rest, which the running machine has no part in.
-        let stop = scope.spawn(|| match infra.domains.contains_key(&host.name) {
-            true => libvirt.stop_host(&lab.name, &host.name),
-            false => Ok(()),
-        });
-        let made = make();
-        stop.join().map_err(|_| anyhow!("the thread that stops it panicked"))??;
-        made
-    })
-}
-
-/// Restores the memory of one host, over the disk that was made for it. It does not run after that.
-fn restore(world: &World, host: &Host, checkpoint: &Checkpoint, header: &Header) -> anyhow::Result<()> {
-    let (World { libvirt, hypervisor, .. }, lab) = (world, &world.fleet.lab);
-    let path = format!("{}/{}", hypervisor.pool_path, memory_of(world, host, checkpoint)?);
-    libvirt.restore_from(&format!("host {}", host.name), &path, true)?;
-    // A cable that was pulled when the checkpoint was made is so for QEMU, which libvirt does not know.
-    if header.xml.contains("<link state='down'/>") {
-        libvirt.plug_in(&lab.name, &host.name)?;
-    }
-    Ok(())
 }
 
 /// Does the same with every host at once, and returns what came of it by host; or tells which ones failed; what kind of failure it

@@ -186,6 +186,7 @@ fn with_addresses(rendered: &RenderedHost) -> RenderedHost {
         unless: "test 0 = 1".to_owned(),
         waits: false,
         on_disk: false,
+        asks_only: true,
         independent: false,
         changes: None,
         run: ADDRESSES.to_owned(),

@@ -147,6 +147,10 @@ pub fn streams_outlive_a_reset(suite: &Suite) -> Result<()> {
     thread::sleep(Duration::from_secs(11));
     let after = receiver()?;
     ensure!(before == after, "expected the stream of receiver {before} to go on, it is {after} now");
+    // Agents rested while the lab went on, and have told of it since.
+    for host in ["m", "s"] {
+        lab.exec(host, "journalctl -q -b -u pgagent | grep -q '\"event\":\"clock\"'")?;
+    }
     lab.exec("s", &format!("kill -STOP {after}"))?;
     lab.psql_becomes("m", "select count(*) from pg_stat_replication where application_name = 's'", "0")?;
     lab.exec("s", &format!("kill -CONT {after}"))?;

@@ -111,7 +111,7 @@ fn assets_that_cannot_be_used() {
     3 | file: []
       | ^^^^
       = did you mean `files`?
-      = allowed: role, summary, when, uses, after, after_if, together, packages, database_users, passwords, directories, files, tasks, handlers, refuse, resumed, timeouts, status, logs
+      = allowed: role, summary, when, uses, after, after_if, together, packages, database_users, passwords, directories, files, tasks, handlers, refuse, resumed, timeouts, rest, status, logs
     ");
     home.write(
         "course/roles/watch.yaml",

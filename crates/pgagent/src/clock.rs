@@ -1,7 +1,16 @@
 //! The only clock there is.
 
+use std::{os::fd::OwnedFd, thread};
+
 use pgagent_core::Time;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    io::{Errno, read},
+    time::{
+        ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+        timerfd_create, timerfd_settime,
+    },
+};
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// Time since this host booted, suspended time included; nobody can set it.
 pub fn now() -> Time {
@@ -14,6 +23,29 @@ pub fn now() -> Time {
 pub fn ahead() -> i64 {
     let time = clock_gettime(ClockId::Realtime);
     (time.tv_sec * 1_000 + time.tv_nsec / 1_000_000).saturating_sub_unsigned(now().0)
+}
+
+/// Says so whenever the clock that people read is set; never, if the kernel has no such timer.
+pub fn settings() -> mpsc::Receiver<()> {
+    let (says, heard) = mpsc::channel(1);
+    // Waiting takes a thread: nothing reads such a timer safely in a runtime.
+    thread::spawn(move || {
+        let Ok(timer) = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC) else { return };
+        while arm(&timer).is_ok() && read(&timer, &mut [0_u8; 8]) == Err(Errno::CANCELED) {
+            // Who has not looked since the last time will hear of both at once.
+            if let Err(TrySendError::Closed(())) = says.try_send(()) {
+                return;
+            }
+        }
+    });
+    heard
+}
+
+/// A timer for the end of time, which the kernel cancels when the clock is set.
+fn arm(timer: &OwnedFd) -> Result<(), Errno> {
+    let never = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
+    let once = Itimerspec { it_interval: Timespec::default(), it_value: never };
+    timerfd_settime(timer, TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET, &once).map(drop)
 }
 
 /// A random number from the kernel.

@@ -28,6 +28,7 @@ pgagent [--config FILE] COMMAND
   switchover                     on the primary: let the standby take over, nothing is lost
   maintenance on|off             nobody is promoted and the primary goes on alone, until it is switched off
   promote --accept-data-loss     become primary although acknowledged commits may be lost
+  rest                           for two seconds, ask nobody how they are: the memory of this machine is about to be saved
   rejoin                         on a standby: begin again with a fresh copy
   arbiter replace                on the arbiter: make the record anew from what both data hosts know
   arbiter adopt                  on an arbiter without memory: believe the one data host that answers
@@ -50,6 +51,7 @@ pub async fn main(arguments: Vec<String>) -> ExitCode {
         ["status"] => status(&path).await,
         ["brief"] => brief(&path).await,
         ["explain"] => explain(&path).await,
+        ["rest"] => ask(&path, Order::Rest).await.map(drop),
         ["switchover"] => order(&path, Order::Node(Command::Switchover)).await,
         ["maintenance", "on"] => order(&path, Order::Node(Command::Maintenance(true))).await,
         ["maintenance", "off"] => order(&path, Order::Node(Command::Maintenance(false))).await,

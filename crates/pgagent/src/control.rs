@@ -15,12 +15,18 @@ use tokio::{
 /// How long either side waits for the other.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// How long an agent that was told to rest does nothing that can wait. The time for which its machine is away does not count: a machine
+/// that goes on with its memory has more to do in its first second than to ask whether all others are well.
+pub const REST: Duration = Duration::from_secs(2);
+
 /// What can be asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// Everything that is known.
     Status,
+    /// The memory of this machine is about to be saved: what can wait is left alone for [`REST`].
+    Rest,
     /// To a data host.
     Node(Command),
     /// To the arbiter: believe the one data host that answers.

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use pgagent_core::{Member, Probe};
+use pgagent_core::{Member, Probe, Time};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_postgres::{
     Client,
@@ -183,7 +183,7 @@ fn password(config: &Config) -> Option<String> {
 
 /// Asks another host's PostgreSQL for a sign of life, while anything goes by the answer.
 pub struct Watch {
-    wanted: watch::Sender<bool>,
+    wanted: watch::Sender<Wish>,
     /// What the last try showed, and how long it took; nothing while nobody asks.
     pub last: Option<(Class, Duration)>,
 }
@@ -194,13 +194,25 @@ impl Watch {
         if !wants {
             self.last = None;
         }
-        self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, wants) != wants);
+        self.wanted.send_if_modified(|wish| std::mem::replace(&mut wish.wants, wants) != wants);
+    }
+
+    /// Not to ask before then. What is connected stays so.
+    pub fn rest(&mut self, until: Time) {
+        self.wanted.send_modify(|wish| wish.rests = until);
     }
 
     /// Takes in what a try showed, which may have begun when it was still wanted.
     pub fn hear(&mut self, class: Class, took: Duration) {
-        self.last = self.wanted.borrow().then_some((class, took));
+        self.last = self.wanted.borrow().wants.then_some((class, took));
     }
+}
+
+/// Whether to ask, and not before when.
+#[derive(Clone, Copy, Default)]
+struct Wish {
+    wants: bool,
+    rests: Time,
 }
 
 /// Probes whenever that is wanted, which it is not at first, and says what came out.
@@ -211,13 +223,19 @@ pub fn watch<E: Send + 'static>(
     events: tokio::sync::mpsc::Sender<E>,
     event: impl Fn(Probe, Class, Duration) -> E + Send + 'static,
 ) -> Watch {
-    let (sender, mut wanted) = watch::channel(false);
+    let (sender, mut wanted) = watch::channel(Wish::default());
     tokio::spawn(async move {
         let mut session = Session::default();
         loop {
-            if !*wanted.borrow_and_update() {
+            let wish = *wanted.borrow_and_update();
+            let rest = wish.rests.since(clock::now());
+            if wish.wants && !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+                continue;
+            }
+            if !wish.wants {
                 session = Session::default();
-                if wanted.wait_for(|wanted| *wanted).await.is_err() {
+                if wanted.wait_for(|wish| wish.wants).await.is_err() {
                     return;
                 }
                 // Nothing goes by the answer before the other one was silent for several of these, and a standby that has just

@@ -325,7 +325,12 @@ impl Postgresql {
 
     /// Writes some WAL that nobody reads, for standbys to receive.
     pub async fn stir(&self) {
-        let _ = self.run("select from pg_logical_emit_message(true, 'pgagent', 'the clock was set')").await;
+        let _ = self.run(STIR).await;
+    }
+
+    /// Looks up what it takes to stir, without doing it: the session remembers that.
+    pub async fn get_ready_to_stir(&self) {
+        let _ = self.run(&format!("explain {STIR}")).await;
     }
 
     /// So that pg_rewind finds the new timeline in the control file. Takes as long as the disk needs, and nobody waits.
@@ -335,6 +340,9 @@ impl Postgresql {
         }
     }
 }
+
+/// WAL that says nothing.
+const STIR: &str = "select from pg_logical_emit_message(true, 'pgagent', 'the clock was set')";
 
 /// What a session of a former agent was told would otherwise be done at any time: `synchronous_standby_names` cleared after
 /// the standby became one that may be promoted.

@@ -20,6 +20,7 @@ use pghost::wire::{Answer, Request};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
+    io::ioctl_fionread,
     process::{Pid, setpriority_pgrp},
 };
 
@@ -108,7 +109,7 @@ struct Shell {
 
 impl Shell {
     fn new() -> io::Result<Self> {
-        let script = "read -r script && exec </dev/null && . \"$script\"";
+        let script = "read -r script && exec 8<&0 </dev/null && . \"$script\"";
         let (mut process, output) = shell(&["-c".as_ref(), script.as_ref()], Stdio::piped())?;
         let input = process.stdin.take().ok_or_else(|| io::Error::other("it has no input"))?;
         Ok(Self { process, output, input })
@@ -118,7 +119,9 @@ impl Shell {
     fn run(mut self, script: Script) -> Result<Running, Script> {
         let told = writeln!(self.input, "{}", script.0.display());
         match told {
-            Ok(()) => Ok(Running { process: self.process, output: self.output, script }),
+            Ok(()) => {
+                Ok(Running { process: self.process, output: self.output, script, clock: Some(self.input) })
+            }
             Err(_) => {
                 // It is not there any more: nothing but its status is left of it.
                 let _ = self.process.wait();
@@ -148,6 +151,20 @@ struct Running {
     output: PipeReader,
     /// Gone when it has ended.
     script: Script,
+    /// Its file descriptor 8, on which it gets a line every [`LOOK`]: to read that is to wait without a process, which `sleep` would be.
+    clock: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Never more than one line that was not waited for.
+    fn tick(&mut self) {
+        if let Some(clock) = &mut self.clock
+            && ioctl_fionread(&*clock) == Ok(0)
+        {
+            // Who has ended does not wait.
+            let _ = clock.write_all(b"\n");
+        }
+    }
 }
 
 /// The file that a shell reads a script from: in memory, for root alone. It is not in the arguments, which everybody can see.
@@ -183,7 +200,7 @@ fn begin(request: &Request, waiting: Option<Shell>) -> io::Result<Option<Running
     input.rewind()?;
     let (process, output) = shell(&[script.0.as_os_str()], input.into())?;
     give_priority(request, &process)?;
-    Ok(Some(Running { process, output, script }))
+    Ok(Some(Running { process, output, script, clock: None }))
 }
 
 /// Questions are short, and come before the services here. What brings something with it changes the host, may take long, and is no more
@@ -233,7 +250,10 @@ fn follow(port: &mut Port, mut running: Running, mut said: Said) -> io::Result<(
             }
             Event::Nothing => match ended {
                 Some(status) => return said.end(port, code(status)),
-                None => said.send(port)?,
+                None => {
+                    said.send(port)?;
+                    running.tick();
+                }
             },
         }
     }
@@ -398,6 +418,18 @@ mod tests {
         runner.waiting.lock().unwrap().iter_mut().for_each(|shell| shell.process.kill().unwrap());
         thread::sleep(Duration::from_millis(100));
         assert_eq!(ask(22, "echo here"), "start 22\nout 22 5\nhere\nexit 22 0\n");
+    }
+
+    /// One that waits for nothing, and one that was busy before, wait as long as others.
+    #[test]
+    fn scripts_can_wait_without_a_process() {
+        let mut hypervisor = connected();
+        thread::sleep(QUIET + Duration::from_millis(500));
+        let begun = Instant::now();
+        let script = "sleep 0.5; for _ in 1 2 3 4 5 6; do read -r line <&8 || exit 1; done; read -r line; echo \"$line\"";
+        assert_eq!(ask(&mut hypervisor, &request(30, script, b"")), (b"\n".to_vec(), 0));
+        let took = begun.elapsed();
+        assert!(took > Duration::from_millis(700) && took < Duration::from_secs(3), "{took:?}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ use self::{
 use crate::{
     digest,
     finding::Finding,
+    host::facts,
     lab::{Host, Lab, POSTGRES_ROLE},
     profile::{self, SLOT_PREFIX, slot_name},
     role::{self, Manifest},
@@ -103,6 +104,9 @@ pub struct RenderedHost {
     /// Scripts that switch timeouts off and on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub timeouts: Vec<String>,
+    /// Scripts that run right before memory is saved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rest: Vec<String>,
     /// Status scripts by role.
     pub status: Vec<(String, String)>,
     /// Log scripts by role.
@@ -174,6 +178,9 @@ pub struct Task {
     /// Whether what it does is on the disk.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub on_disk: bool,
+    /// Its check needs no shell of its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub asks_only: bool,
     /// Whether files give it nothing to do.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub independent: bool,
@@ -217,8 +224,8 @@ pub struct Handler {
 impl RenderedHost {
     /// What runs on a host whose clock jumped, for a shell that goes on with something else; empty when nothing does.
     pub fn after_a_jump(&self) -> String {
-        let script = |script: &String| format!("(\n{}\n) >/dev/null 2>&1 </dev/null\n", script.trim_end());
-        self.resumed.iter().map(script).collect()
+        let (begin, end) = ("resumed() {\n", "\n}; resumed >/dev/null 2>&1 </dev/null\n");
+        self.resumed.iter().map(|script| format!("{begin}{}{end}", script.trim_end())).collect()
     }
 
     /// What switches timeouts off or on; empty when there are none. It fails when one cannot be switched.
@@ -226,6 +233,14 @@ impl RenderedHost {
         let begin = if on { "(\nset -- on" } else { "(\nset -- off" };
         let end = ") >/dev/null 2>&1 </dev/null || exit 1";
         self.timeouts.iter().map(|script| format!("{begin}\n{}\n{end}\n", script.trim_end())).collect()
+    }
+
+    /// What has the host leave alone what can wait; empty when there is nothing.
+    pub fn rest(&self) -> String {
+        self.rest
+            .iter()
+            .map(|script| format!("(\n{}\n) >/dev/null 2>&1 </dev/null\n", script.trim_end()))
+            .collect()
     }
 
     /// Paths of the files that are ours as long as a role wants them, and then go.
@@ -479,6 +494,9 @@ impl Scope<'_> {
         if let Some(timeouts) = &manifest.timeouts {
             out.timeouts.push(self.text(timeouts, "timeouts")?);
         }
+        if let Some(rest) = &manifest.rest {
+            out.rest.push(self.text(rest, "rest")?);
+        }
         if let Some(status) = &manifest.status {
             out.status.push((self.role.to_owned(), self.text(status, "status")?));
         }
@@ -530,9 +548,11 @@ impl Scope<'_> {
     }
 
     fn task(&self, task: &role::Task, waits: bool) -> Result<Task, RenderError> {
+        let unless = self.text(&task.unless, &task.name)?;
         Ok(Task {
             name: self.text(&task.name, &task.name)?,
-            unless: self.text(&task.unless, &task.name)?,
+            asks_only: task.asks_only || facts::only_asks(&unless),
+            unless,
             waits,
             on_disk: task.on_disk,
             independent: task.independent,

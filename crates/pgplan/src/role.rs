@@ -60,12 +60,15 @@ pub struct Manifest {
     pub refuse: Option<String>,
     /// Shell script (template) that runs on a host that went on with its memory after a pause, or was started, when the clocks of
     /// all hosts were set, and on those that wait for it: what goes by the clock believes that it waited for as long, and a connection
-    /// to a host that lost its power looks well for a while.
+    /// to a host that lost its power looks well for a while. It ends by `return` if not at its end, and changes nothing in its shell.
     pub resumed: Option<String>,
     /// Shell script (template) with one argument: `off` before the memory of hosts is saved, so that nothing on them is broken off
     /// because the clock jumped when they go on, and `on` when they went on and `resumed` has run. When `off` fails, all have the
     /// same time again before `resumed` runs.
     pub timeouts: Option<String>,
+    /// Shell script (template) that runs right before the memory of this host is saved, for what it does by itself and can wait: that
+    /// would fall into the second in which it goes on, and has the least time. It may fail.
+    pub rest: Option<String>,
     /// Shell script (template) whose output is one JSON object for `pgprov status`.
     pub status: Option<String>,
     /// Shell script (template) whose output are the last lines of this role's log, for `pgprov logs`.
@@ -168,6 +171,10 @@ pub struct Task {
     pub when: Option<String>,
     /// Shell script (template) that succeeds when there is nothing to do. `running UNIT` in it succeeds while a service has processes.
     pub unless: String,
+    /// `unless` only asks: it changes nothing but variables, and ends by `return` if not at its end. It runs in the shell that asks for
+    /// all others, and costs no process.
+    #[serde(default)]
+    pub asks_only: bool,
     /// This task and those of its role after it need the hosts that this one waits for. A new host begins with the others, and with
     /// roles that come `after` nothing, once each host that it waits for, if it is new, too, has given all of these values:
     /// `gives NAME VALUE` in a `run` there, `told HOST NAME` in one here.

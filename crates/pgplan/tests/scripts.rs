@@ -99,7 +99,8 @@ fn streams_have_no_timeouts_while_memory_is_saved() {
         on = script(true).replace('\'', "'\\''"),
     ));
     assert!(succeeds, "{said}");
-    assert!(said.contains("walreceiver streaming 0/404C270"), "{said}");
+    let noted: Vec<&str> = said.split_whitespace().collect();
+    assert!(matches!(noted[..], [receiver, "0/404C270", stream] if receiver == stream), "{said}");
     let name = "postgres: s: walreceiver streaming 0/404C270";
     let lines = [
         "wal_sender_timeout = 10s",
@@ -115,6 +116,34 @@ fn streams_have_no_timeouts_while_memory_is_saved() {
     );
     assert!(!folder.join("conf.d/10-reload.conf.kept").exists());
     assert_eq!(fs::read_to_string(folder.join("no-timeouts")).unwrap(), "");
+}
+
+/// A stream that was noted to have no timeouts goes on when its receiver gets further, and only then; one that stands still is ended.
+#[test]
+fn a_stream_goes_on_when_its_receiver_gets_further() {
+    let folder = folder("resumed");
+    let hosts = hosts();
+    let standby = hosts.iter().find(|host| host.host == "s").unwrap();
+    let here = folder.to_str().unwrap();
+    fs::write(folder.join("standby.signal"), "").unwrap();
+    let resumed = standby.after_a_jump();
+    let resumed = resumed.replace("/var/lib/postgresql/17/main", here).replace("/run/pgprov", here);
+    let process = r#"my $next = shift; fork // die; $0 = "postgres: s: walreceiver streaming 0/10"; sleep 1;
+        $0 = "postgres: s: walreceiver streaming $next"; my $end = time + 12; sleep 1 while time < $end"#;
+    let ends = |next: &str, seconds: u32| {
+        let script = format!(
+            "perl -e '{process}' {next} & server=$!; sleep 0.3
+             echo $server >{here}/postmaster.pid; receiver=$(pgrep -P $server)
+             printf '%s\\n' \"$receiver 0/10\" \"$receiver\" >{here}/no-timeouts
+             timeout {seconds} sh -c '{resumed}'; done=$?
+             grep -q 'State:.*Z' /proc/$receiver/status; ended=$?
+             pkill -P $server; kill $server; echo $done $ended",
+            resumed = resumed.replace('\'', "'\\''"),
+        );
+        run(&script).1.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(ends("0/20", 3), "0 1");
+    assert_eq!(ends("0/10", 6), "124 0");
 }
 
 /// Two files of a host that exist, one of which a handler reads, and one that does not; and the bundle that installs them.

@@ -15,7 +15,7 @@ use tokio::{
 use super::Common;
 use crate::{
     clock,
-    control::{Call, Order},
+    control::{Call, Order, REST},
     log,
     metrics::Numbers,
     notify, probe,
@@ -132,6 +132,11 @@ impl Agent {
     fn serve(&mut self, (order, answer): Call) -> Result<(), String> {
         let value = match order {
             Order::Status => self.status(),
+            Order::Rest => {
+                let until = clock::now() + REST;
+                self.probes.iter_mut().for_each(|probe| probe.rest(until));
+                json!({ "ok": true })
+            }
             // Who is not heard cannot tell what it knows, and without it the cluster would stand.
             Order::Replace => match self.silent() {
                 Some(host) => {

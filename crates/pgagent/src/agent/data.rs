@@ -15,7 +15,7 @@ use tokio::{
 use super::Common;
 use crate::{
     clock,
-    control::{Call, Order},
+    control::{Call, Order, REST},
     gate, log,
     metrics::Numbers,
     notify, probe,
@@ -55,8 +55,11 @@ struct Agent {
     /// When the server last took a new connection, or did not run; and whether it is being tried.
     greeted: Time,
     greeting: bool,
-    /// [`clock::ahead`] when it was last looked at.
+    /// [`clock::ahead`] when it was last looked at, and by how much it changed without a word about it so far.
     ahead: i64,
+    jumped: i64,
+    /// Until when this agent rests: see [`Order::Rest`].
+    rests: Time,
     gate_failures: u64,
     fences: u64,
     transitions: u64,
@@ -88,6 +91,8 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
         greeted: clock::now(),
         greeting: false,
         ahead: clock::ahead(),
+        jumped: 0,
+        rests: Time(0),
         gate_failures: 0,
         fences: 0,
         transitions: 0,
@@ -101,18 +106,24 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
     let mut turn = tokio::time::interval(heartbeat / 5);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_look = clock::now();
+    let mut settings = clock::settings();
     loop {
         tokio::select! {
             _ = turn.tick() => {
                 agent.take(Event::Tick).await?;
-                if clock::now() >= next_look && agent.look() {
-                    next_look = clock::now() + heartbeat / 2;
-                }
                 agent.notice_jump();
-                agent.greet();
+                if !agent.rests() {
+                    if clock::now() >= next_look && agent.look() {
+                        next_look = clock::now() + heartbeat / 2;
+                    }
+                    agent.tell_of_jump();
+                    agent.greet();
+                }
                 agent.publish();
                 notify::systemd("WATCHDOG=1");
             }
+            // Without that it is noticed at the next turn.
+            Some(()) = settings.recv() => agent.notice_jump(),
             Some(heard) = agent.common.messages.recv() => {
                 let (from, message) = agent.common.hear(heard);
                 agent.take(Event::Received(from, message)).await?;
@@ -213,13 +224,25 @@ impl Agent {
         if by.unsigned_abs() < JUMP {
             return;
         }
-        log::line("info", "clock", &[("set_by_ms", &by.to_string())]);
+        self.jumped += by;
         // A machine that was away has more to do in its first second than to let somebody in who wants nothing.
         self.greeted = clock::now();
         if self.open(clock::now()) {
             let server = self.server.clone();
             tokio::spawn(async move { server.stir().await });
         }
+    }
+
+    /// A line in the journal is more work for a host than all that its agent does in that second: it can wait.
+    fn tell_of_jump(&mut self) {
+        match std::mem::take(&mut self.jumped) {
+            0 => {}
+            by => log::line("info", "clock", &[("set_by_ms", &by.to_string())]),
+        }
+    }
+
+    fn rests(&self) -> bool {
+        clock::now() < self.rests
     }
 
     /// A server whose postmaster hangs goes on for those who are connected, and looks well from in here.
@@ -316,6 +339,15 @@ impl Agent {
     async fn serve(&mut self, (order, answer): Call) -> Result<(), String> {
         let value = match order {
             Order::Status => self.status(),
+            Order::Rest => {
+                self.rests = clock::now() + REST;
+                self.probes.rest(self.rests);
+                if self.open(clock::now()) {
+                    let server = self.server.clone();
+                    tokio::spawn(async move { server.get_ready_to_stir().await });
+                }
+                json!({ "ok": true })
+            }
             // Its record says for ever that the standby has everything, so it may never be without data.
             Order::Node(Command::Rejoin) if self.config.durability == Durability::MaxProtection => {
                 json!({ "error": "with max-protection no standby is copied anew: switch to max-availability for that" })

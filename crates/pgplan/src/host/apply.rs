@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     Change, HostPlan, Reason,
-    facts::{self, DUE, INSTALLED, LOCK, PROGRAMS, REVERSED, RUNNING, check, only_asks, slug},
+    facts::{self, DUE, INSTALLED, LOCK, PROGRAMS, REVERSED, RUNNING, check, slug},
 };
 use crate::render::{Directory, File, Handler, RenderedHost, Task};
 
@@ -110,7 +110,7 @@ pub fn bundle(rendered: &RenderedHost, plan: &HostPlan) -> Bundle {
         bundle.add("checks", checks);
     }
     for (index, task) in tasks(rendered, plan) {
-        if !only_asks(&task.unless) {
+        if !task.asks_only {
             bundle.add(format!("task.{index}.unless"), format!("{RUNNING}{}", task.unless));
         }
         bundle.add(format!("task.{index}.run"), format!("{RUNNING}{}{}", functions(), task.run));
@@ -392,9 +392,7 @@ fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<String> {
     let checks: String = done
         .map(|(index, task)| match task.independent {
             true => format!(": >done.{index}\n"),
-            false => {
-                format!("(\n{}\n) >/dev/null 2>&1 </dev/null && : >done.{index}\n", task.unless.trim_end())
-            }
+            false => format!("{} && : >done.{index}\n", check(&task.unless, task.asks_only)),
         })
         .collect();
     (!checks.is_empty()).then(|| format!("{RUNNING}{checks}"))
@@ -404,8 +402,8 @@ fn checks(rendered: &RenderedHost, plan: &HostPlan) -> Option<String> {
 fn run_task(index: usize, task: &Task) -> String {
     let notes = written(&task.notify.iter().collect(), &BTreeSet::new());
     let starts = task.starts.as_ref().map(|unit| format!(": >'started.{unit}'; ")).unwrap_or_default();
-    let is_done = match only_asks(&task.unless) {
-        true => check(&task.unless),
+    let is_done = match task.asks_only {
+        true => check(&task.unless, true),
         false => format!("step 60 sh task.{index}.unless"),
     };
     format!(

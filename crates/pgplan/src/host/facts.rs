@@ -39,13 +39,18 @@ pub const PROGRAMS: &str = "/usr/lib/pgprov/programs";
 /// What is asked of files, one a line.
 const STAT: &str = "stat -c '%U %G %a %d/%i/%s/%.9Y/%.9Z %n'";
 
-/// A shell function for the checks of tasks: `running UNIT` succeeds while a service has processes. It asks the kernel,
-/// which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
+/// Shell functions for the checks of tasks: `running UNIT` succeeds while a service has processes, `holds FILE TEXT` when that is the
+/// first line of the file. They ask the kernel, which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
 pub const RUNNING: &str = r#"running() {
   for group in /sys/fs/cgroup/system.slice/"$1" /sys/fs/cgroup/system.slice/*.slice/"$1"; do
     [ ! -e "$group/cgroup.procs" ] || { read -r _ <"$group/cgroup.procs" && return 0; }
   done
   return 1
+}
+holds() {
+  line=
+  read -r line <"$1" || [ -n "$line" ]
+  [ "$line" = "$2" ]
 }
 "#;
 
@@ -147,7 +152,11 @@ pub fn script(rendered: &RenderedHost) -> String {
     );
     let rolling = rendered.handlers.iter().enumerate();
     for (index, rolling) in rolling.filter_map(|(index, handler)| Some((index, handler.rolling.as_ref()?))) {
-        let _ = writeln!(out, "echo @leads; {} && echo {index}", check(&rolling.leads));
+        let _ = writeln!(
+            out,
+            "echo @leads; {} && echo {index}",
+            check(&rolling.leads, only_asks(&rolling.leads))
+        );
     }
     out.push_str(&done(rendered));
     for script in rendered.refuse.iter().filter(|script| !script.trim().is_empty()) {
@@ -181,24 +190,26 @@ pub(super) fn note_sums(sums: &[(&str, &str)]) -> String {
 fn done(rendered: &RenderedHost) -> String {
     let mut out = format!("{RUNNING}echo @done\n");
     for (index, task) in rendered.tasks.iter().enumerate() {
-        let _ = writeln!(out, "{} && echo {index}", check(&task.unless));
+        let _ = writeln!(out, "{} && echo {index}", check(&task.unless, task.asks_only));
     }
     out
 }
 
 /// A check, whose status is what counts. One that only asks and changes nothing in the shell needs none of its own, which costs
 /// an emulated host most of a hundredth of a second.
-pub(super) fn check(script: &str) -> String {
-    let (open, close) = if only_asks(script) { ("{", "}") } else { ("(", ")") };
+pub(super) fn check(script: &str, only_asks: bool) -> String {
+    let (open, close) = if only_asks { ("asks() {", "}; asks") } else { ("(", ")") };
     format!("{open}\n{}\n{close} >/dev/null 2>&1 </dev/null 9>&-", script.trim_end())
 }
 
 /// Whether a check only asks the shell and the kernel, and changes nothing in the shell that runs it.
-pub(super) fn only_asks(script: &str) -> bool {
+pub(crate) fn only_asks(script: &str) -> bool {
     let parts = || script.split(['\n', '|', '&']).map(str::trim).filter(|part| !part.is_empty());
     let asks = |part: &str| {
         part == "true"
-            || ["test ", "! test ", "running ", "! running "].iter().any(|word| part.starts_with(word))
+            || ["test ", "! test ", "running ", "! running ", "holds ", "! holds "]
+                .iter()
+                .any(|word| part.starts_with(word))
     };
     parts().next().is_some() && parts().all(asks) && !script.contains([';', '`', '(', '{', '#'])
 }
