@@ -57,9 +57,12 @@ fn main() -> anyhow::Result<()> {
     if wanted("up") {
         up(&pgprov, rounds())?;
     }
-    // Part of `up`: only when it is asked for.
+    // Parts of `up`: only when they are asked for.
     if only.iter().any(|part| part == "hosts") {
         hosts(&pgprov, rounds())?;
+    }
+    if only.iter().any(|part| part == "reset") {
+        resets(&pgprov, rounds())?;
     }
     if wanted("ansible") {
         peers::edits(&pgprov)?;
@@ -191,6 +194,27 @@ fn hosts(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
     let [told, open, greets, whole] = ratios.map(|ratios| median(&ratios));
     println!("medians, to bare boot: told {told:.2}, open {open:.2}, greets {greets:.2}, up {whole:.2}");
     Ok(())
+}
+
+/// What `reset` takes against libvirt's own restore of the same hosts, in turns, of a lab at rest.
+fn resets(pgprov: &Path, rounds: usize) -> anyhow::Result<()> {
+    let state = tempfile::tempdir()?;
+    let run = |args: &[&str]| timed(pgprov, state.path(), args);
+    run(&["up", "topologies/lab.yaml"])?;
+    let mut ratios = Vec::new();
+    for round in 1..=rounds {
+        thread::sleep(AT_REST);
+        let restore = bare::restore("lab")?.as_secs_f64();
+        thread::sleep(AT_REST);
+        let reset = run(&["reset", "--lab", "lab"])?.as_secs_f64();
+        println!(
+            "round {round}: libvirt's restore {restore:.2} s, reset {reset:.2} s: {:.2} x",
+            reset / restore
+        );
+        ratios.push(Duration::from_secs_f64(reset / restore));
+    }
+    println!("median, to libvirt's own restore: {:.2}", median(&ratios));
+    run(&["destroy", "lab", "--yes"]).map(drop)
 }
 
 /// Puts the image and its boot snapshot into the pool, and returns its name. That is done once per machine, not once per lab: it is

@@ -57,3 +57,16 @@ pub fn random() -> u64 {
         _ => clock_gettime(ClockId::Realtime).tv_nsec.unsigned_abs() ^ now().0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is nobody's to set the clock here: that it is heard is seen on machines. A new timer is one that nobody has cancelled.
+    #[test]
+    fn the_kernel_takes_a_timer_for_the_end_of_time() {
+        let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::NONBLOCK).unwrap();
+        arm(&timer).unwrap();
+        assert_eq!(read(&timer, &mut [0_u8; 8]), Err(Errno::AGAIN));
+    }
+}
