@@ -68,27 +68,28 @@ pub(super) fn go_back(
         swept = store.sweep(libvirt, true);
         Ok(())
     };
-    let verified = beside(sweep, || {
+    let timeouts = |host: &Host| -> anyhow::Result<String> {
+        Ok(world.fleet.rendered(&host.name).context("it has no roles")?.timeouts(true))
+    };
+    let sessions = beside(sweep, || {
         each(&hosts, |host| {
             let mut session = verify(world, host, checkpoint.calm)?;
-            let timeouts = world.fleet.rendered(&host.name).context("it has no roles")?.timeouts(true);
             // The time it was given took as long to arrive as the host needed to wake up.
-            if timeouts.is_empty() {
+            if timeouts(host)?.is_empty() {
                 tell(world, host, &mut session, "", true)?;
             }
-            Ok((session, timeouts))
+            Ok(session)
         })
     })?;
-    let verified = Mutex::new(verified);
+    let sessions = Mutex::new(sessions);
     // Nobody's clock may matter again before all have heard of each other.
     each(&hosts, |host| {
-        let verified = verified.lock().ok().and_then(|mut verified| verified.remove(&host.name));
-        match verified {
-            Some((mut session, timeouts)) if !timeouts.is_empty() => {
-                tell(world, host, &mut session, &timeouts, true).map(drop)
-            }
-            _ => Ok(()),
+        let timeouts = timeouts(host)?;
+        if timeouts.is_empty() {
+            return Ok(());
         }
+        let mut session = sessions.lock().ok().and_then(|mut sessions| sessions.remove(&host.name)?);
+        tell(world, host, &mut session, &timeouts, true).map(drop)
     })?;
     store.end()?;
     swept

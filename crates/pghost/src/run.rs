@@ -120,7 +120,7 @@ impl Shell {
         let told = writeln!(self.input, "{}", script.0.display());
         match told {
             Ok(()) => {
-                Ok(Running { process: self.process, output: self.output, script, clock: Some(self.input) })
+                Ok(Running { process: self.process, output: self.output, script, ticks: Some(self.input) })
             }
             Err(_) => {
                 // It is not there any more: nothing but its status is left of it.
@@ -152,17 +152,17 @@ struct Running {
     /// Gone when it has ended.
     script: Script,
     /// Its file descriptor 8, on which it gets a line every [`LOOK`]: to read that is to wait without a process, which `sleep` would be.
-    clock: Option<ChildStdin>,
+    ticks: Option<ChildStdin>,
 }
 
 impl Running {
     /// Never more than one line that was not waited for.
     fn tick(&mut self) {
-        if let Some(clock) = &mut self.clock
-            && ioctl_fionread(&*clock) == Ok(0)
+        if let Some(ticks) = &mut self.ticks
+            && ioctl_fionread(&*ticks) == Ok(0)
         {
             // Who has ended does not wait.
-            let _ = clock.write_all(b"\n");
+            let _ = ticks.write_all(b"\n");
         }
     }
 }
@@ -200,7 +200,7 @@ fn begin(request: &Request, waiting: Option<Shell>) -> io::Result<Option<Running
     input.rewind()?;
     let (process, output) = shell(&[script.0.as_os_str()], input.into())?;
     give_priority(request, &process)?;
-    Ok(Some(Running { process, output, script, clock: None }))
+    Ok(Some(Running { process, output, script, ticks: None }))
 }
 
 /// Questions are short, and come before the services here. What brings something with it changes the host, may take long, and is no more

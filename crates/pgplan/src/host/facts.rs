@@ -39,18 +39,13 @@ pub const PROGRAMS: &str = "/usr/lib/pgprov/programs";
 /// What is asked of files, one a line.
 const STAT: &str = "stat -c '%U %G %a %d/%i/%s/%.9Y/%.9Z %n'";
 
-/// Shell functions for the checks of tasks: `running UNIT` succeeds while a service has processes, `holds FILE TEXT` when that is the
-/// first line of the file. They ask the kernel, which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
+/// A shell function for the checks of tasks: `running UNIT` succeeds while a service has processes. It asks the kernel,
+/// which costs nothing; under emulation `systemctl is-active` costs a fifth of a second.
 pub const RUNNING: &str = r#"running() {
   for group in /sys/fs/cgroup/system.slice/"$1" /sys/fs/cgroup/system.slice/*.slice/"$1"; do
     [ ! -e "$group/cgroup.procs" ] || { read -r _ <"$group/cgroup.procs" && return 0; }
   done
   return 1
-}
-holds() {
-  line=
-  read -r line <"$1" || [ -n "$line" ]
-  [ "$line" = "$2" ]
 }
 "#;
 
@@ -207,9 +202,7 @@ pub(crate) fn only_asks(script: &str) -> bool {
     let parts = || script.split(['\n', '|', '&']).map(str::trim).filter(|part| !part.is_empty());
     let asks = |part: &str| {
         part == "true"
-            || ["test ", "! test ", "running ", "! running ", "holds ", "! holds "]
-                .iter()
-                .any(|word| part.starts_with(word))
+            || ["test ", "! test ", "running ", "! running "].iter().any(|word| part.starts_with(word))
     };
     parts().next().is_some() && parts().all(asks) && !script.contains([';', '`', '(', '{', '#'])
 }
