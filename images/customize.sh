@@ -42,7 +42,7 @@ for unit in \
   systemd-remount-fs.service systemd-journal-flush.service systemd-journald-audit.socket systemd-repart.service \
   systemd-boot-system-token.service systemd-udev-load-credentials.service systemd-network-generator.service \
   systemd-networkd-persistent-storage.service systemd-networkd-wait-online.service systemd-timesyncd.service \
-  systemd-tmpfiles-setup-dev.service systemd-tmpfiles-setup-dev-early.service kmod-static-nodes.service modprobe@.service \
+  systemd-tmpfiles-setup-dev.service systemd-tmpfiles-setup-dev-early.service systemd-tmpfiles-clean.timer kmod-static-nodes.service modprobe@.service \
   ldconfig.service sshd-keygen.service; do
   to_null /etc/systemd/system "$unit"
 done

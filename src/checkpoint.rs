@@ -313,10 +313,16 @@ pub fn save(
         );
     }
     for host in &hosts {
-        let state = infra.domains.get(&host.name).map(|domain| domain.state);
+        let domain = infra.domains.get(&host.name);
+        let domain = domain.filter(|it| matches!(it.state, DomainState::Running | DomainState::Paused));
+        let domain = domain.with_context(|| {
+            format!("host {} does not run: a checkpoint is of all hosts at one moment", host.name)
+        })?;
+        // Memory is restored on the machine as this program defines it.
+        let runs = SavedHost { image: domain.image.clone(), layer: 0, spec: domain.spec.clone() };
         ensure!(
-            matches!(state, Some(DomainState::Running | DomainState::Paused)),
-            "host {} does not run: a checkpoint is of all hosts at one moment",
+            definition(world, host, &runs, 0).spec == runs.spec,
+            "the machine of {} is defined otherwise now (another version of pgprov?): `pgprov up` brings it in line",
             host.name
         );
     }

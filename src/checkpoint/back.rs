@@ -52,8 +52,10 @@ pub(super) fn go_back(
         })
     })?;
     // All at once: nothing slow comes between the first and the last.
-    each(&hosts, |host| Ok(libvirt.start_host(&world.fleet.lab.name, &host.name)?))?;
+    let start =
+        |host: &Host| -> anyhow::Result<()> { Ok(libvirt.start_host(&world.fleet.lab.name, &host.name)?) };
     if !checkpoint.calm {
+        each(&hosts, start)?;
         line.now("setting clocks");
         // All have the same time again before the first is told that it jumped.
         each(&hosts, |host| tell(world, host, &mut None, "", true))?;
@@ -73,6 +75,9 @@ pub(super) fn go_back(
     };
     let sessions = beside(sweep, || {
         each(&hosts, |host| {
+            if checkpoint.calm {
+                start(host)?;
+            }
             let mut session = verify(world, host, checkpoint.calm)?;
             // The time it was given took as long to arrive as the host needed to wake up.
             if timeouts(host)?.is_empty() {
@@ -121,17 +126,18 @@ fn prepare(
     let memory = memory_of(world, host, checkpoint)?;
     let path = |volume: &str| format!("{}/{volume}", hypervisor.pool_path);
     let layer = infra.next_layer.get(&host.name).copied().unwrap_or(saved.layer + 1);
+    // libvirt lets nobody ask for a machine that it is switching off.
+    libvirt.define_host(&lab.name, &host.name, &definition(world, host, saved, layer).xml)?;
+    let xml = libvirt.host_xml(&lab.name, &host.name)?;
+    ensure!(
+        libvirt::hardware(&header.xml) == libvirt::hardware(&xml),
+        "the saved machine has other hardware"
+    );
     let make = || -> anyhow::Result<()> {
         let (volume, below) =
             (disk_name(&lab.name, &host.name, layer), disk_name(&lab.name, &host.name, saved.layer));
         let disk = overlay_volume(&volume, lab.vm.disk, &path(&below), DiskFormat::Qcow2);
         libvirt.create_disk(&lab.name, &host.name, layer, &disk)?;
-        libvirt.define_host(&lab.name, &host.name, &definition(world, host, saved, layer).xml)?;
-        let xml = libvirt.host_xml(&lab.name, &host.name)?;
-        ensure!(
-            libvirt::hardware(&header.xml) == libvirt::hardware(&xml),
-            "the saved machine has other hardware"
-        );
         Ok(libvirt.write_saved_header(&memory, header, &xml)?)
     };
     let stop = || match infra.domains.contains_key(&host.name) {

@@ -118,6 +118,7 @@ const GUEST_SOURCES: &[(&str, &str)] = &[
     ("src/main.rs", include_str!("../../crates/pghost/src/main.rs")),
     ("src/port.rs", include_str!("../../crates/pghost/src/port.rs")),
     ("src/run.rs", include_str!("../../crates/pghost/src/run.rs")),
+    ("src/shell.rs", include_str!("../../crates/pghost/src/shell.rs")),
     ("src/wire.rs", include_str!("../../crates/pghost/src/wire.rs")),
 ];
 

@@ -380,6 +380,10 @@ pub fn hardware(xml: &str) -> std::result::Result<String, String> {
                 lines.push(format!("machine {}", machine.and_then(|n| n.attribute("machine")).unwrap_or("")));
             }
             "devices" => lines.extend(node.children().filter(Node::is_element).map(device)),
+            "commandline" => {
+                let arguments = node.children().filter_map(|argument| argument.attribute("value"));
+                lines.extend(arguments.map(|value| format!("argument {value}")));
+            }
             _ => {}
         }
     }
@@ -461,7 +465,8 @@ mod tests {
         <devices><disk type='file'><source file='/a'/><target dev='vda' bus='virtio'/>
           <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></disk>
         <interface type='network'><mac address='1'/><target dev='vnet0'/><model type='virtio'/><alias name='ua-data'/></interface>
-        </devices></domain>";
+        </devices>
+        <qemu:commandline xmlns:qemu='urn:q'><qemu:arg value='-global'/><qemu:arg value='x=off'/></qemu:commandline></domain>";
 
     #[test]
     fn hardware_is_what_the_guest_sees() {
@@ -472,6 +477,7 @@ mod tests {
             ("bus='0x01'", "bus='0x02'"),
             ("10.0", "9.2"),
             ("'virtio'/><alias", "'e1000'/><alias"),
+            ("x=off", "x=on"),
         ] {
             assert_ne!(hardware(DOMAIN).unwrap(), hardware(&DOMAIN.replace(from, to)).unwrap(), "{from}");
         }

@@ -118,6 +118,7 @@ const CASES: &[Case] = &[
     Case::new("failover-nobody-is-promoted-needlessly", failover::nobody_is_promoted_needlessly),
     Case::new("failover-a-lonely-primary-closes-its-port", failover::a_lonely_primary_closes_its_port),
     Case::new("lesson-hot-standby", lessons::hot_standby),
+    Case::new("patroni-goes-back", patroni::goes_back),
     Case::new("half-installed-edit-is-taken-back", killed::edit_is_taken_back),
     Case::new("name-that-cannot-be-had", killed::a_name_that_cannot_be_had),
     Case::new("powered-off-host-comes-back", killed::powered_off_host_comes_back),

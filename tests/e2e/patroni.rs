@@ -134,6 +134,26 @@ pub fn paused(suite: &Suite) -> Result<()> {
     drill.end(changes).map(drop)
 }
 
+/// A lab under Patroni goes back to a checkpoint: the leader of then leads, the other one follows, and nothing since has happened.
+///
+/// # Errors
+/// It does not, or not without a word of complaint.
+pub fn goes_back(suite: &Suite) -> Result<()> {
+    let lab = suite.lab(&LAB)?;
+    settled(&lab, 60)?;
+    suite.pgprov(["checkpoint", "save", "settled", "--lab", lab.name]).limit(UP_LIMIT).ok()?;
+    let first = leads(&lab, 5)?;
+    lab.psql(&first, "create table since ()")?;
+    lab.exec(&first, KILL)?;
+    let went = lab.pgprov("reset", ["settled"]).limit(UP_LIMIT).ok()?;
+    ensure!(!went.stderr.contains("warning"), "expected it to go without a warning:\n{went}");
+    settled(&lab, 60)?;
+    ensure!(leads(&lab, 5)? == first, "expected {first} to lead again");
+    lab.psql_becomes(&first, "select to_regclass('since') is null", "t")?;
+    lab.is_as_its_topology_says()?;
+    suite.pgprov(["checkpoint", "remove", "settled", "--lab", lab.name]).limit(60).ok().map(drop)
+}
+
 /// Patroni stands still on the leader, whose PostgreSQL goes on: the watchdog resets the host.
 ///
 /// # Errors

@@ -17,6 +17,9 @@ use crate::config::{Config, Host, Postgres};
 
 /// How long one statement may take.
 const STATEMENT: Duration = Duration::from_secs(5);
+/// Writes WAL that says nothing.
+const STIR: &str =
+    "prepare stir as select from pg_logical_emit_message(true, 'pgagent', 'the clock was set');";
 /// What the session is called that settings are changed in: there is one at a time.
 const AGENT: &str = "pgagent";
 /// How long a server may take to start before it counts as failed.
@@ -102,7 +105,7 @@ impl Postgresql {
         if slot.as_ref().is_none_or(Client::is_closed) {
             let client = self.connect(AGENT).await?;
             end_former_sessions(&client).await?;
-            prepare(&client, &look::prepare(&self.peer().name)).await?;
+            prepare(&client, &format!("{}{STIR}", look::prepare(&self.peer().name))).await?;
             *slot = Some(client);
         }
         let Some(client) = slot.as_ref() else { return Err("not connected".to_owned()) };
@@ -325,12 +328,13 @@ impl Postgresql {
 
     /// Writes some WAL that nobody reads, for standbys to receive.
     pub async fn stir(&self) {
-        let _ = self.run(STIR).await;
+        let _ = self.run("execute stir").await;
     }
 
-    /// Looks up what it takes to stir, without doing it: the session remembers that.
+    /// Plans what it takes to stir, without doing it: the session remembers that, and the processor of a host that goes on with its
+    /// memory is cold.
     pub async fn get_ready_to_stir(&self) {
-        let _ = self.run(&format!("explain {STIR}")).await;
+        let _ = self.run("explain execute stir").await;
     }
 
     /// So that pg_rewind finds the new timeline in the control file. Takes as long as the disk needs, and nobody waits.
@@ -340,9 +344,6 @@ impl Postgresql {
         }
     }
 }
-
-/// WAL that says nothing.
-const STIR: &str = "select from pg_logical_emit_message(true, 'pgagent', 'the clock was set')";
 
 /// What a session of a former agent was told would otherwise be done at any time: `synchronous_standby_names` cleared after
 /// the standby became one that may be promoted.

@@ -199,6 +199,12 @@ fn end(group: &str) {
     }
 }
 
+/// Whether the clock is so far from what it is to be that this machine was away for a while.
+pub fn jumps(now: Duration) -> bool {
+    let clock = time::clock_gettime(time::ClockId::Realtime);
+    u64::try_from(clock.tv_sec).is_ok_and(|seconds| now.as_secs().abs_diff(seconds) > 1)
+}
+
 /// Sets the clock to so much since 1970.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ mod cluster;
 mod identity;
 mod port;
 mod run;
+mod shell;
 
 use std::{
     env,
@@ -66,7 +67,7 @@ fn work() -> io::Result<()> {
     ready()?;
     // Without a port there is nobody to wait for.
     let Some(mut port) = port else { return Ok(()) };
-    let runner = Runner::new();
+    let mut runner = Runner::new();
     loop {
         port.greet("ready")?;
         let mut requests = BufReader::new(port.reader()?);

@@ -230,9 +230,9 @@ impl RenderedHost {
 
     /// What switches timeouts off or on; empty when there are none. It fails when one cannot be switched.
     pub fn timeouts(&self, on: bool) -> String {
-        let begin = if on { "(\nset -- on" } else { "(\nset -- off" };
-        let end = ") >/dev/null 2>&1 </dev/null || exit 1";
-        self.timeouts.iter().map(|script| format!("{begin}\n{}\n{end}\n", script.trim_end())).collect()
+        let (begin, call) = ("timeouts() {\n", if on { "timeouts on" } else { "(timeouts off)" });
+        let end = format!("\n}}; {call} >/dev/null 2>&1 </dev/null || exit 1\n");
+        self.timeouts.iter().map(|script| format!("{begin}{}{end}", script.trim_end())).collect()
     }
 
     /// What has the host leave alone what can wait; empty when there is nothing.

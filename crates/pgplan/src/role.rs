@@ -64,7 +64,7 @@ pub struct Manifest {
     pub resumed: Option<String>,
     /// Shell script (template) with one argument: `off` before the memory of hosts is saved, so that nothing on them is broken off
     /// because the clock jumped when they go on, and `on` when they went on and `resumed` has run. When `off` fails, all have the
-    /// same time again before `resumed` runs.
+    /// same time again before `resumed` runs. `on` ends by `return` if not at its end, and changes nothing in its shell.
     pub timeouts: Option<String>,
     /// Shell script (template) that runs right before the memory of this host is saved, for what it does by itself and can wait: that
     /// would fall into the second in which it goes on, and has the least time. It may fail.
@@ -179,7 +179,7 @@ pub struct Task {
     /// roles that come `after` nothing, once each host that it waits for, if it is new, too, has given all of these values:
     /// `gives NAME VALUE` in a `run` there, `told HOST NAME` in one here.
     pub waits: Option<Vec<String>>,
-    /// What it does is on the disk: not looked at when a host was restored with its disk as it was.
+    /// What it does is on the disk, or nothing takes it from the kernel: not looked at when a host was restored with both as they were.
     #[serde(default)]
     pub on_disk: bool,
     /// Files of roles give it nothing to do: when it was done before they are installed, it is not looked at again before handlers run.

@@ -44,12 +44,13 @@ pub async fn run(common: Common) -> Result<(), String> {
     agent.act(actions)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let mut watchdog = notify::Watchdog::default();
     let mut turn = tokio::time::interval(agent.common.config.times().heartbeat());
     loop {
         tokio::select! {
             _ = turn.tick() => {
                 agent.publish();
-                notify::systemd("WATCHDOG=1");
+                watchdog.feed(clock::now());
             }
             _ = agent.common.hangups.recv() => agent.common.reload(),
             Some(heard) = agent.common.messages.recv() => {

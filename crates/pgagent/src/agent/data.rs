@@ -64,6 +64,7 @@ struct Agent {
     fences: u64,
     transitions: u64,
     probes: probe::Watch,
+    watchdog: notify::Watchdog,
     last_error: Option<String>,
 }
 
@@ -97,6 +98,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
         fences: 0,
         transitions: 0,
         probes,
+        watchdog: notify::Watchdog::default(),
         last_error: None,
     };
     agent.act(actions).await?;
@@ -120,7 +122,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
                     agent.greet();
                 }
                 agent.publish();
-                notify::systemd("WATCHDOG=1");
+                agent.watchdog.feed(clock::now());
             }
             // Without that it is noticed at the next turn.
             Some(()) = settings.recv() => agent.notice_jump(),
@@ -340,9 +342,14 @@ impl Agent {
         let value = match order {
             Order::Status => self.status(),
             Order::Rest => {
-                self.rests = clock::now() + REST;
+                let now = clock::now();
+                self.rests = now + REST;
                 self.probes.rest(self.rests);
-                if self.open(clock::now()) {
+                // What would be due soon is done now: a heartbeat is never too early.
+                self.watchdog.feed_now(now);
+                self.node.beat = None;
+                self.take(Event::Tick).await?;
+                if self.open(now) {
                     let server = self.server.clone();
                     tokio::spawn(async move { server.get_ready_to_stir().await });
                 }
