@@ -20,7 +20,7 @@ use rustix::{
 use crate::{
     identity,
     port::Port,
-    shell::{LOOK, Running, Script, Shells, code},
+    shell::{Running, Script, Shells, code},
 };
 
 /// Nice value of scripts that come after the services of their host, whose own is 0.
@@ -136,7 +136,7 @@ fn follow(port: &mut Port, mut running: Running, mut said: Said) -> io::Result<O
     loop {
         // Before the output is looked at: all that it wrote is in the pipe then.
         let ended = running.process.try_wait()?;
-        match wait(port, &running, said.patience())? {
+        match wait(port, &running, said.patience(&running))? {
             Event::Output => {
                 let count = running.output.read(&mut buffer)?;
                 if count == 0 {
@@ -184,8 +184,8 @@ struct Said {
 
 impl Said {
     /// How long it may be waited for more.
-    fn patience(&self) -> Timespec {
-        if self.bytes.is_empty() { LOOK } else { PAUSE }
+    fn patience(&self, running: &Running) -> Timespec {
+        if self.bytes.is_empty() { running.patience() } else { PAUSE }
     }
 
     fn add(&mut self, port: &mut Port, output: &[u8]) -> io::Result<()> {

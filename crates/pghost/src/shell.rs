@@ -24,7 +24,11 @@ use rustix::{
 /// How many shells wait: a host that goes on with its memory is asked twice.
 const SHELLS: usize = 2;
 /// How often it is looked whether a script has ended while a program that it left behind still has its output.
-pub const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// The same when that may take long.
+const LOOK_LATER: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// How long a script runs until it is one that takes long: somebody waits for those that do not.
+const SHORT: Duration = Duration::from_secs(1);
 /// How long a host that was woken up has other things to do than tidying up here, or than what systemd does when the clock was set.
 pub const QUIET: Duration = Duration::from_secs(2);
 
@@ -142,6 +146,7 @@ impl Shell {
                 output: self.output,
                 status: Some(self.status),
                 ticks: Some(self.input),
+                begun: Instant::now(),
                 _script: script,
             }),
             Err(_) => {
@@ -168,7 +173,7 @@ impl Script {
     pub fn run(self, input: Stdio) -> io::Result<Running> {
         let (output, writer) = io::pipe()?;
         let process = command(&[self.0.as_os_str()], input, writer.try_clone()?.into(), writer.into())?;
-        Ok(Running { process, output, status: None, ticks: None, _script: self })
+        Ok(Running { process, output, status: None, ticks: None, begun: Instant::now(), _script: self })
     }
 
     /// Memory; only tests run where that is not theirs.
@@ -192,11 +197,17 @@ pub struct Running {
     pub status: Option<PipeReader>,
     /// Its file descriptor 8, on which it gets a line every now and then: to read that is to wait without a process, which `sleep` would be.
     ticks: Option<ChildStdin>,
+    begun: Instant,
     /// Gone with it.
     _script: Script,
 }
 
 impl Running {
+    /// How soon it is looked at again.
+    pub fn patience(&self) -> Timespec {
+        if self.begun.elapsed() < SHORT { LOOK } else { LOOK_LATER }
+    }
+
     /// Never more than one line that was not waited for.
     pub fn tick(&mut self) {
         if let Some(ticks) = &mut self.ticks

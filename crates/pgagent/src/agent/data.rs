@@ -65,6 +65,8 @@ struct Agent {
     transitions: u64,
     probes: probe::Watch,
     watchdog: notify::Watchdog,
+    /// When numbers were last published, and whether this host was open then.
+    published: (Time, bool),
     last_error: Option<String>,
 }
 
@@ -99,6 +101,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
         transitions: 0,
         probes,
         watchdog: notify::Watchdog::default(),
+        published: (Time(0), false),
         last_error: None,
     };
     agent.act(actions).await?;
@@ -121,7 +124,7 @@ pub async fn run(common: Common, site: Site) -> Result<(), String> {
                     agent.tell_of_jump();
                     agent.greet();
                 }
-                agent.publish();
+                agent.publish_when_due();
                 agent.watchdog.feed(clock::now());
             }
             // Without that it is noticed at the next turn.
@@ -345,10 +348,11 @@ impl Agent {
                 let now = clock::now();
                 self.rests = now + REST;
                 self.probes.rest(self.rests);
-                // What would be due soon is done now: a heartbeat is never too early.
+                // What would be due soon is done now, and the next heartbeat is half of one late: leases are longer than that by far.
                 self.watchdog.feed_now(now);
                 self.node.beat = None;
                 self.take(Event::Tick).await?;
+                self.node.beat = Some(now + self.config.timing.heartbeat() / 2);
                 if self.open(now) {
                     let server = self.server.clone();
                     tokio::spawn(async move { server.get_ready_to_stir().await });
@@ -427,8 +431,17 @@ impl Agent {
         })
     }
 
-    fn publish(&self) {
+    /// Once a heartbeat, and at once when clients may write here or may not any more: thirty lines of text are more than all the rest of a turn.
+    fn publish_when_due(&mut self) {
         let now = clock::now();
+        let open = self.open(now);
+        if open != self.published.1 || now.past(self.published.0, self.config.timing.heartbeat()) {
+            self.published = (now, open);
+            self.publish(now);
+        }
+    }
+
+    fn publish(&self, now: Time) {
         let node = &self.node;
         let mut numbers = Numbers::of(self.open(now));
         for phase in Phase::ALL {
