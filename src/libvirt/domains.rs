@@ -14,11 +14,6 @@ use super::{
 const UNDEFINE: sys::virDomainUndefineFlagsValues =
     sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
 
-/// Whether a definition follows libvirt's schema holds for all labs or for none, and looking takes it a hundredth of a second and more for each host:
-/// that is for the builds that tests run.
-const DEFINE: sys::virDomainDefineFlags =
-    if cfg!(debug_assertions) { sys::VIR_DOMAIN_DEFINE_VALIDATE } else { 0 };
-
 impl Libvirt {
     /// Defines the domain of a host, or defines it anew: a running one takes the new definition when it starts next.
     ///
@@ -28,7 +23,9 @@ impl Libvirt {
         let operation = format!("define host {host}");
         self.domain_state_of(&operation, lab, host)?;
         let xml = xml.to_owned();
-        self.call(&operation, QUICK, move |connect| connect.define_domain_xml_flags(&xml, DEFINE).map(drop))
+        // libvirt is not asked to hold it against its schema, as a test does: that takes it a hundredth of a second and more for each
+        // host, and it cannot read its schema by several threads at once when it was just started.
+        self.call(&operation, QUICK, move |connect| connect.define_domain_xml_flags(&xml, 0).map(drop))
     }
 
     /// The state of a host; nothing when it has no domain.
