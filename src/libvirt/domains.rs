@@ -25,7 +25,7 @@ impl Libvirt {
         let xml = xml.to_owned();
         // libvirt is not asked to hold it against its schema, as a test does: that takes it a hundredth of a second and more for each
         // host, and it cannot read its schema by several threads at once when it was just started.
-        self.call(&operation, QUICK, move |connect| connect.define_domain_xml_flags(&xml, 0).map(drop))
+        self.call(&operation, QUICK, move |connect| connect.define_domain_xml(&xml).map(drop))
     }
 
     /// The state of a host; nothing when it has no domain.

@@ -354,3 +354,28 @@ fn what_the_data_is_can_be_told_while_the_server_starts() {
     let copying = Node { op: Some(Op::Copy), ..starting };
     assert_eq!(claims(&copying), None);
 }
+
+/// What a host does before it is paused: it beats at once, and is then half a heartbeat late, which no lease minds.
+#[test]
+fn a_host_beats_ahead_and_is_late_once() {
+    let config = Config { me: Site::One, timing: TIMING, durability: Durability::MaxAvailability };
+    let (mut node, _) = Node::start(None, Time(0));
+    let beats = |actions: &[node::Action]| {
+        actions.iter().filter(|action| matches!(action, node::Action::Send(_, Message::Beat(_)))).count()
+    };
+    let sent = |node: &mut Node, now: u64| {
+        let (next, actions) = node::step(&config, node, Time(now), node::Event::Tick);
+        *node = next;
+        beats(&actions)
+    };
+    let heartbeat = u64::from(TIMING.heartbeat);
+    assert_eq!(sent(&mut node, 10_000), 2);
+    assert_eq!(beats(&node.beat_ahead(&config, Time(10_001))), 2, "to the other host and to the arbiter");
+    let late = 10_001 + heartbeat * 3 / 2;
+    assert_eq!([late - 1, late + 1].map(|now| sent(&mut node, now)), [0, 2]);
+    assert_eq!([late + heartbeat / 2, late + heartbeat + 2].map(|now| sent(&mut node, now)), [0, 2]);
+    for rto in [Rto::Fast, Rto::Norm, Rto::Safe, Rto::Wide] {
+        let timing = Timing::of(rto);
+        assert!(timing.heartbeat * 3 / 2 < timing.fence / 2, "{rto:?}");
+    }
+}

@@ -14,7 +14,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
     io::ioctl_fionread,
-    process::{Pid, setpriority_pgrp, setpriority_process},
+    process::{Pid, setpriority_pgrp},
 };
 
 use crate::{
@@ -25,13 +25,11 @@ use crate::{
 
 /// Nice value of scripts that come after the services of their host, whose own is 0.
 const AFTER_SERVICES: i32 = 10;
-/// That of systemd while a host that was woken up has other things to do than looking at its timers.
-const LAST: i32 = 19;
 /// How long a script that wrote something is silent before that is sent.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// How long what it wrote may lie, when it is never silent.
 const LATE: Duration = Duration::from_millis(200);
-/// How much output is sent at a time.
+/// How much output is sent at a time: as much as a pipe holds.
 const CHUNK: usize = 64 << 10;
 /// The status of what could not be done.
 const FAILED: i32 = 126;
@@ -52,9 +50,9 @@ impl Runner {
     /// # Errors
     /// The port fails.
     pub fn serve(&mut self, port: &mut Port, request: &Request) -> io::Result<()> {
-        // Whoever is told what time it is was away a moment ago.
-        if request.clock.is_some() {
-            self.shells.woke_up();
+        // Whoever is told what time it is was away a moment ago, or has just started.
+        if let Some(clock) = request.clock {
+            self.shells.woke_up(identity::jumps(clock));
         }
         let mut left = None;
         let served = serve(port, request, &self.shells).map(|done| left = done);
@@ -81,10 +79,6 @@ fn serve(port: &mut Port, request: &Request, shells: &Shells) -> io::Result<Opti
 
 fn begin(request: &Request, shells: &Shells) -> io::Result<Option<Running>> {
     if let Some(clock) = request.clock {
-        if identity::jumps(clock) {
-            // Who may not do that has no other clock to set either.
-            let _ = setpriority_process(Some(Pid::INIT), LAST);
-        }
         identity::set_clock(clock)?;
     }
     if request.script.is_empty() {
@@ -136,41 +130,39 @@ fn follow(port: &mut Port, mut running: Running, mut said: Said) -> io::Result<O
     loop {
         // Before the output is looked at: all that it wrote is in the pipe then.
         let ended = running.process.try_wait()?;
-        match wait(port, &running, said.patience(&running))? {
+        let status = match wait(port, &running, said.patience(&running))? {
             Event::Output => {
                 let count = running.output.read(&mut buffer)?;
-                if count == 0 {
-                    let status = running.ends()?;
-                    said.end(port, status)?;
-                    return Ok(Some(running));
+                if count > 0 {
+                    said.add(port, &buffer[..count])?;
+                    continue;
                 }
-                said.add(port, &buffer[..count])?;
+                running.ends()?
             }
             Event::Ended => {
                 let status = running.ends()?;
-                // What a program that it left behind goes on to write is nobody's.
-                while ioctl_fionread(&running.output)? > 0 {
+                // No more than a pipe holds: what a program that it left behind goes on to write is nobody's.
+                if ioctl_fionread(&running.output)? > 0 {
                     let count = running.output.read(&mut buffer)?;
                     said.add(port, &buffer[..count])?;
                 }
-                said.end(port, status)?;
-                return Ok(Some(running));
+                status
             }
             Event::Deserted => {
                 thread::spawn(move || running.end_unheard());
                 return Ok(None);
             }
             Event::Nothing => match ended {
-                Some(status) => {
-                    said.end(port, code(status))?;
-                    return Ok(Some(running));
-                }
+                Some(status) => code(status),
                 None => {
                     said.send(port)?;
                     running.tick();
+                    continue;
                 }
             },
-        }
+        };
+        said.end(port, status)?;
+        return Ok(Some(running));
     }
 }
 
@@ -355,7 +347,7 @@ mod tests {
         for (number, is_quiet) in [(40, false), (50, true)] {
             runner.shells.end_quiet();
             if is_quiet {
-                runner.shells.woke_up();
+                runner.shells.woke_up(false);
             }
             for (at, script) in ["echo out; false", "sleep 5 >/dev/null 2>&1 & exit 7", "sleep 5 & echo out"]
                 .iter()

@@ -23,6 +23,8 @@ use rustix::{
 
 /// How many shells wait: a host that goes on with its memory is asked twice.
 const SHELLS: usize = 2;
+/// Nice value of systemd on a host that was away; its own is 0.
+const LAST: i32 = 19;
 /// How often it is looked whether a script has ended while a program that it left behind still has its output.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// The same when that may take long.
@@ -56,7 +58,7 @@ impl Shells {
         thread::spawn(move || {
             for chore in chores {
                 thread::sleep(chore.due.saturating_duration_since(Instant::now()));
-                // See `woke_up`; and of one that was ended before it came to this.
+                // See `woke_up`; also for one that was ended before it came to this.
                 let _ = setpriority_process(Some(Pid::INIT), 0);
                 drop(chore.left);
                 start(&shells);
@@ -67,9 +69,13 @@ impl Shells {
         Self { waiting, later, quiet }
     }
 
-    /// This host was away, and has other things to do for a while.
-    pub fn woke_up(&mut self) {
+    /// This host has other things to do for a while. If it `was_away`, so has systemd, which looks at all its timers when the clock is set.
+    pub fn woke_up(&mut self, was_away: bool) {
         self.quiet = Instant::now() + QUIET;
+        if was_away {
+            // Who may not do that may not set the clock either.
+            let _ = setpriority_process(Some(Pid::INIT), LAST);
+        }
     }
 
     /// One that waits, if there is one.

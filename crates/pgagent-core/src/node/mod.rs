@@ -179,7 +179,7 @@ pub struct Node {
     pub claim_for: Option<(u64, u64)>,
     /// As last commanded; `None` before the first command of this run.
     pub gate: Option<Gate>,
-    /// When the last beats were sent.
+    /// When the last beats were sent, or later when the next ones were put off: see [`Node::beat_ahead`].
     pub beat: Option<Time>,
 }
 

@@ -348,11 +348,10 @@ impl Agent {
                 let now = clock::now();
                 self.rests = now + REST;
                 self.probes.rest(self.rests);
-                // What would be due soon is done now, and the next heartbeat is half of one late: leases are longer than that by far.
+                // What would be due soon is done now.
                 self.watchdog.feed_now(now);
-                self.node.beat = None;
-                self.take(Event::Tick).await?;
-                self.node.beat = Some(now + self.config.timing.heartbeat() / 2);
+                let actions = self.node.beat_ahead(&self.config, now);
+                self.act(actions).await?;
                 if self.open(now) {
                     let server = self.server.clone();
                     tokio::spawn(async move { server.get_ready_to_stir().await });
