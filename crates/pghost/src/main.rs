@@ -22,7 +22,7 @@ use std::{
 
 use pghost::wire::Request;
 
-use self::{port::Port, run::Runner};
+use self::{port::Port, run::Runner, shell::Script};
 
 /// The name under which the program is a client of PostgreSQL. A name and no argument: one made before has no such name, and would
 /// take no notice of an argument.
@@ -67,6 +67,7 @@ fn work() -> io::Result<()> {
     ready()?;
     // Without a port there is nobody to wait for.
     let Some(mut port) = port else { return Ok(()) };
+    Script::remove_from(&Script::folder());
     let mut runner = Runner::new();
     loop {
         port.greet("ready")?;

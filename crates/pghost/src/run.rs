@@ -338,6 +338,16 @@ mod tests {
         assert_eq!(ask(&mut runner, 22, "echo here"), "start 22\nout 22 5\nhere\nexit 22 0\n");
     }
 
+    #[test]
+    fn what_an_earlier_run_left_is_removed() {
+        // In a folder of its own: the other tests have scripts in theirs.
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["pgprov-script.0000000000000001", "pgprov"].map(|name| folder.path().join(name));
+        files.iter().for_each(|file| std::fs::write(file, "").unwrap());
+        Script::remove_from(folder.path());
+        assert_eq!(files.map(|file| file.exists()), [false, true]);
+    }
+
     /// Neither is waited for: that the shell of a script ends, and what a script left behind with all that it had of its shell.
     #[test]
     fn a_script_has_ended_when_it_says_so() {

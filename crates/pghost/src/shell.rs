@@ -8,7 +8,7 @@ use std::{
         fs::OpenOptionsExt as _,
         process::{CommandExt as _, ExitStatusExt as _},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -168,8 +168,10 @@ impl Shell {
 pub struct Script(PathBuf);
 
 impl Script {
+    const PREFIX: &str = "pgprov-script.";
+
     pub fn new(id: u64, text: &[u8]) -> io::Result<Self> {
-        let script = Self(Self::folder().join(format!("pgprov-script.{id:016x}")));
+        let script = Self(Self::folder().join(format!("{}{id:016x}", Self::PREFIX)));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&script.0)?;
         file.write_all(text)?;
         Ok(script)
@@ -182,9 +184,27 @@ impl Script {
         Ok(Running { process, output, status: None, ticks: None, begun: Instant::now(), _script: self })
     }
 
-    /// Memory; only tests run where that is not theirs.
+    /// Removes those of a pghost that was ended before it came to that.
+    pub fn remove_from(folder: &Path) {
+        for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if file.file_name().as_encoded_bytes().starts_with(Self::PREFIX.as_bytes()) {
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+
+    /// Memory.
+    #[cfg(not(test))]
     pub fn folder() -> PathBuf {
-        if cfg!(test) { std::env::temp_dir() } else { "/run".into() }
+        "/run".into()
+    }
+
+    /// Of this run of the tests, beside its program: they end before everything is tidied up.
+    #[cfg(test)]
+    pub fn folder() -> PathBuf {
+        let folder = std::env::current_exe().unwrap().with_extension(std::process::id().to_string());
+        fs::create_dir_all(&folder).unwrap();
+        folder
     }
 }
 
